@@ -1,0 +1,5 @@
+//! rprofd: kernel records → samples of a process → one profile per process, kind and window →
+//! sinks.
+
+pub mod profile;
+pub mod reader;

@@ -1,0 +1,3 @@
+//! The command `rprofd`.
+
+fn main() {}

@@ -1,0 +1,172 @@
+//! The profile as every sink gets it: symbolized, self-contained, one kind, one window.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Time on a CPU.
+    Cpu,
+}
+
+impl Kind {
+    /// The word users type and see in file names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+        }
+    }
+
+    /// Sample types as (type, unit), in the order of [`Sample::values`]; the last is the default.
+    pub fn sample_types(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Cpu => &[("samples", "count"), ("cpu", "nanoseconds")],
+        }
+    }
+
+    /// What a period counts, as (type, unit).
+    pub fn period_type(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Cpu => ("cpu", "nanoseconds"),
+        }
+    }
+}
+
+/// Samples of one kind and window: of one process, or merged from several.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// What was measured.
+    pub kind: Kind,
+    /// Start of the window.
+    pub start: SystemTime,
+    /// Length of the window.
+    pub duration: Duration,
+    /// Units of [`Kind::period_type`] between two samples.
+    pub period: u64,
+    /// The processes the samples are of; index 0 names the file.
+    pub processes: Vec<Arc<Process>>,
+    /// The program's own mapping first.
+    pub mappings: Vec<Mapping>,
+    /// Distinct code addresses.
+    pub locations: Vec<Location>,
+    /// Distinct functions.
+    pub functions: Vec<Function>,
+    /// Distinct stacks: indices into `locations`, leaf first.
+    pub stacks: Vec<Box<[u32]>>,
+    /// The samples; one per distinct (stack, process, thread).
+    pub samples: Vec<Sample>,
+    /// How unwinding ended, over all samples.
+    pub outcomes: Outcomes,
+    /// Command line, host, kernel, version, frequency and each loss, one per entry.
+    pub comments: Vec<String>,
+}
+
+/// A process: pid and start time tell it from every other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Process {
+    /// pid in the initial namespace; 2 for all kernel threads together.
+    pub pid: u32,
+    /// Boot-time clock at its start, in nanoseconds.
+    pub start_ns: u64,
+    /// Its last comm.
+    pub comm: Arc<str>,
+    /// Path of its executable; empty if unknown.
+    pub exe: Arc<str>,
+    /// Its arguments joined by spaces; empty if unknown.
+    pub cmdline: Arc<str>,
+    /// Its cgroup's path; empty if unknown.
+    pub cgroup: Arc<str>,
+}
+
+/// A part of an address space.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Mapping {
+    /// First avma.
+    pub start: u64,
+    /// One past the last avma.
+    pub end: u64,
+    /// File offset of `start`, in bytes.
+    pub file_offset: u64,
+    /// Path as the kernel shows it, `[vdso]`, `[kernel.kallsyms]`, or empty.
+    pub file: Arc<str>,
+    /// Build ID as pprof has it; empty if unknown.
+    pub build_id: Arc<str>,
+    /// Each location of it that could be named has names.
+    pub has_functions: bool,
+    /// Some location of it has a source file.
+    pub has_filenames: bool,
+    /// Some location of it has a line number.
+    pub has_line_numbers: bool,
+    /// Inlined functions were looked for and would be shown.
+    pub has_inline_frames: bool,
+}
+
+/// A code address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Location {
+    /// Index in [`Profile::mappings`], if one covers it.
+    pub mapping: Option<u32>,
+    /// avma: of the instruction for a leaf, inside the call instruction for a caller.
+    pub avma: u64,
+    /// Innermost inlined function first; empty where no name is known.
+    pub lines: Box<[Line]>,
+}
+
+/// A function and a line in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Line {
+    /// Index in [`Profile::functions`].
+    pub function: u32,
+    /// Line number; 0 if unknown.
+    pub line: u32,
+}
+
+/// A function.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Function {
+    /// Demangled name.
+    pub name: Arc<str>,
+    /// Source file's path; empty if unknown.
+    pub file: Arc<str>,
+    /// Line where it begins; 0 if unknown.
+    pub start_line: u32,
+}
+
+/// A distinct (stack, process, thread) and what was measured of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Index in [`Profile::stacks`].
+    pub stack: u32,
+    /// Index in [`Profile::processes`].
+    pub process: u32,
+    /// Thread's id in the initial namespace.
+    pub tid: u32,
+    /// Thread's name.
+    pub thread: Arc<str>,
+    /// One value per [`Kind::sample_types`].
+    pub values: [i64; 2],
+}
+
+/// How many samples' user stacks ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// The last frame is a known root.
+    pub complete: u64,
+    /// The last frame is a known root, but a frame pointer was followed where no rule existed.
+    pub guessed: u64,
+    /// More frames than are walked.
+    pub truncated: u64,
+    /// A program counter that no executable mapping covers.
+    pub no_mapping: u64,
+    /// No unwind rule for a program counter, and no frame pointer to follow.
+    pub no_rule: u64,
+    /// An unwind rule that is not supported.
+    pub unsupported_rule: u64,
+    /// Stack memory that could not be read.
+    pub unreadable: u64,
+    /// Samples without a user stack (kernel threads, `--kernel-only`).
+    pub none: u64,
+}

@@ -1,0 +1,344 @@
+//! The messages between the core and the reader, and their framing.
+//!
+//! A connection (a *lane*) is a Unix stream socket. A message on it is a little-endian `u32`
+//! length, then that many bytes of protobuf. The core sends [`Request`]s with increasing ids and
+//! the reader answers each with one [`Reply`] of the same id, in order. There are two lanes:
+//!
+//! * the *files* lane: quick questions (`Processes`, `Process`, `Open`), answered in microseconds
+//!   to milliseconds, so that a file is opened before a short-lived process is gone;
+//! * the *names* lane: `NameFile`, `NameKernel`, `NamePerfMap`, which parse debug information and
+//!   may take seconds.
+//!
+//! The reader may be compromised by what it reads: the core checks every length and index of a
+//! reply before use. Both sides refuse a message longer than [`MAX_MESSAGE_BYTES`].
+
+/// The longest message either side accepts, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// The most addresses one naming request may carry.
+pub const MAX_ADDRESSES: usize = 16_384;
+
+/// A question to the reader.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Request {
+    /// Echoed in the reply; increases by one on each lane.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// What is asked.
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7")]
+    pub kind: Option<request::Kind>,
+}
+
+/// The kinds of [`Request`].
+pub mod request {
+    use super::{NameFile, NameKernel, NamePerfMap, Open, Process, Processes};
+
+    /// What is asked.
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub enum Kind {
+        /// All processes that run now.
+        #[prost(message, tag = "2")]
+        Processes(Processes),
+        /// One process.
+        #[prost(message, tag = "3")]
+        Process(Process),
+        /// Open a mapped file and keep it open.
+        #[prost(message, tag = "4")]
+        Open(Open),
+        /// Names of addresses in a file opened before.
+        #[prost(message, tag = "5")]
+        NameFile(NameFile),
+        /// Names of kernel addresses.
+        #[prost(message, tag = "6")]
+        NameKernel(NameKernel),
+        /// Names of addresses in just-in-time compiled code, from the process's perf map.
+        #[prost(message, tag = "7")]
+        NamePerfMap(NamePerfMap),
+    }
+}
+
+/// An answer of the reader.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reply {
+    /// The request's id.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The answer.
+    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5")]
+    pub kind: Option<reply::Kind>,
+}
+
+/// The kinds of [`Reply`].
+pub mod reply {
+    use super::{FileInfo, Names, ProcessList};
+
+    /// The answer.
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub enum Kind {
+        /// Why there is no answer: one sentence that names the file or process.
+        #[prost(string, tag = "2")]
+        Error(String),
+        /// To `Processes` and `Process` (then a list of one).
+        #[prost(message, tag = "3")]
+        Processes(ProcessList),
+        /// To `Open`.
+        #[prost(message, tag = "4")]
+        File(FileInfo),
+        /// To the three naming requests.
+        #[prost(message, tag = "5")]
+        Names(Names),
+    }
+}
+
+/// Asks for all processes that run now, kernel threads left out.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Processes {}
+
+/// Asks for one process.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Process {
+    /// Its pid.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+}
+
+/// Processes as `/proc` shows them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ProcessList {
+    /// One entry per process; a process that ended while it was read is left out.
+    #[prost(message, repeated, tag = "1")]
+    pub processes: Vec<ProcessInfo>,
+}
+
+/// One process as `/proc/PID` shows it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ProcessInfo {
+    /// Its pid in the initial namespace.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// Its parent's pid.
+    #[prost(uint32, tag = "2")]
+    pub parent_pid: u32,
+    /// Its start, in clock ticks (1/100 s) since boot (field 22 of `/proc/PID/stat`).
+    #[prost(uint64, tag = "3")]
+    pub start_ticks: u64,
+    /// Its comm, lossily decoded.
+    #[prost(string, tag = "4")]
+    pub comm: String,
+    /// Its arguments joined by spaces, lossily decoded, at most 4 KiB.
+    #[prost(string, tag = "5")]
+    pub cmdline: String,
+    /// Target of `/proc/PID/exe`, lossily decoded; empty where unreadable.
+    #[prost(string, tag = "6")]
+    pub exe: String,
+    /// Its path in the unified cgroup hierarchy (or the `name=systemd` one where that is `/`).
+    #[prost(string, tag = "7")]
+    pub cgroup: String,
+    /// Effective user id.
+    #[prost(uint32, tag = "8")]
+    pub uid: u32,
+    /// Its pid in its own namespace (last number of `NSpid`).
+    #[prost(uint32, tag = "9")]
+    pub inner_pid: u32,
+    /// Boot-time clock before `maps` was read, in nanoseconds.
+    #[prost(uint64, tag = "10")]
+    pub read_from_ns: u64,
+    /// Boot-time clock after `maps` was read, in nanoseconds.
+    #[prost(uint64, tag = "11")]
+    pub read_to_ns: u64,
+    /// Its executable mappings, sorted by start.
+    #[prost(message, repeated, tag = "12")]
+    pub mappings: Vec<MappingInfo>,
+}
+
+/// One executable line of `/proc/PID/maps`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MappingInfo {
+    /// First avma.
+    #[prost(uint64, tag = "1")]
+    pub start: u64,
+    /// One past the last avma.
+    #[prost(uint64, tag = "2")]
+    pub end: u64,
+    /// File offset of `start`, in bytes.
+    #[prost(uint64, tag = "3")]
+    pub file_offset: u64,
+    /// `st_dev` as `makedev(major, minor)` of the file as `maps` shows it; 0 without a file.
+    #[prost(uint64, tag = "4")]
+    pub device: u64,
+    /// Inode of the file; 0 without a file.
+    #[prost(uint64, tag = "5")]
+    pub inode: u64,
+    /// Path as the kernel shows it, lossily decoded: may end in ` (deleted)`, may be `[vdso]` or
+    /// empty.
+    #[prost(string, tag = "6")]
+    pub path: String,
+}
+
+/// What a file is: two files are the same if all four agree.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Message)]
+pub struct FileKey {
+    /// `st_dev`.
+    #[prost(uint64, tag = "1")]
+    pub device: u64,
+    /// `st_ino`.
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+    /// `st_ctime` in nanoseconds since the epoch.
+    #[prost(int64, tag = "3")]
+    pub ctime_ns: i64,
+    /// `st_size` in bytes.
+    #[prost(uint64, tag = "4")]
+    pub size_bytes: u64,
+}
+
+/// Asks to open the file behind an executable mapping and to keep it open (at least until many
+/// newer files are), so that it can be named after the process has ended or the file is deleted.
+///
+/// It is opened by `/proc/PID/map_files/START-END`. If the process or the mapping is gone: by
+/// `path` below `/proc/PID/root`, then below `/`, and taken only if its GNU build ID equals
+/// `build_id`, or if that is empty, its device and inode equal `device` and `inode`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Open {
+    /// The process that maps it.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// First avma of the mapping.
+    #[prost(uint64, tag = "2")]
+    pub start: u64,
+    /// One past the last avma of the mapping.
+    #[prost(uint64, tag = "3")]
+    pub end: u64,
+    /// Path as the kernel shows it. `[vdso]` stands for the vDSO.
+    #[prost(string, tag = "4")]
+    pub path: String,
+    /// GNU build ID the kernel reported; empty if it did not.
+    #[prost(bytes = "vec", tag = "5")]
+    pub build_id: Vec<u8>,
+    /// `st_dev` the kernel reported; 0 if it did not.
+    #[prost(uint64, tag = "6")]
+    pub device: u64,
+    /// Inode the kernel reported; 0 if it did not.
+    #[prost(uint64, tag = "7")]
+    pub inode: u64,
+}
+
+/// What an opened file is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FileInfo {
+    /// Its identity; names are asked for by it.
+    #[prost(message, required, tag = "1")]
+    pub key: FileKey,
+    /// What goes into a pprof mapping's `build_id`: the GNU build ID in hexadecimal; without one,
+    /// the Go build ID as its text; without one, a digest of the file's head, tail and size in
+    /// hexadecimal, prefixed with `digest-`. Empty for what is no ELF file.
+    #[prost(string, tag = "2")]
+    pub build_id: String,
+    /// The file's executable load segments, at most 64.
+    #[prost(message, repeated, tag = "3")]
+    pub segments: Vec<Segment>,
+    /// Owner.
+    #[prost(uint32, tag = "4")]
+    pub uid: u32,
+    /// Size in bytes of what must be read to name addresses: the file and its debug file.
+    #[prost(uint64, tag = "5")]
+    pub symbol_bytes: u64,
+}
+
+/// An executable `PT_LOAD` segment: `svma = file_offset - self.file_offset + self.svma`.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Segment {
+    /// `p_offset`.
+    #[prost(uint64, tag = "1")]
+    pub file_offset: u64,
+    /// `p_vaddr`.
+    #[prost(uint64, tag = "2")]
+    pub svma: u64,
+    /// `p_filesz`, in bytes.
+    #[prost(uint64, tag = "3")]
+    pub size_bytes: u64,
+}
+
+/// Asks for the names of addresses in a file. Sent only for a file whose [`FileInfo`] this same
+/// reader has sent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NameFile {
+    /// The file.
+    #[prost(message, required, tag = "1")]
+    pub key: FileKey,
+    /// Offsets in the file, at most [`MAX_ADDRESSES`].
+    #[prost(uint64, repeated, tag = "2")]
+    pub file_offsets: Vec<u64>,
+    /// Do not read debug information: names from symbol tables alone.
+    #[prost(bool, tag = "3")]
+    pub no_inlines: bool,
+}
+
+/// Asks for the names of kernel addresses.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NameKernel {
+    /// Addresses, at most [`MAX_ADDRESSES`].
+    #[prost(uint64, repeated, tag = "1")]
+    pub addresses: Vec<u64>,
+}
+
+/// Asks for the names of addresses that no file covers, from `/tmp/perf-PID.map` as the process
+/// sees it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NamePerfMap {
+    /// The process.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// Its pid in its own namespace.
+    #[prost(uint32, tag = "2")]
+    pub inner_pid: u32,
+    /// Its user: the file's owner must be this user or root.
+    #[prost(uint32, tag = "3")]
+    pub uid: u32,
+    /// avmas, at most [`MAX_ADDRESSES`].
+    #[prost(uint64, repeated, tag = "4")]
+    pub avmas: Vec<u64>,
+}
+
+/// Names for the addresses of one request, in its order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Names {
+    /// Distinct strings; `strings[0]` is empty.
+    #[prost(string, repeated, tag = "1")]
+    pub strings: Vec<String>,
+    /// One entry per address.
+    #[prost(message, repeated, tag = "2")]
+    pub frames: Vec<FrameNames>,
+    /// What could not be read, if anything: one sentence a user can act on.
+    #[prost(string, tag = "3")]
+    pub warning: String,
+}
+
+/// The functions at one address, innermost inlined one first, the function that holds the code
+/// last; empty where no name is known.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FrameNames {
+    /// The functions.
+    #[prost(message, repeated, tag = "1")]
+    pub lines: Vec<NameLine>,
+}
+
+/// A function and a line in it.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct NameLine {
+    /// Index in [`Names::strings`]: the demangled name.
+    #[prost(uint32, tag = "1")]
+    pub function: u32,
+    /// Index in [`Names::strings`]: the source file's path; 0 if unknown.
+    #[prost(uint32, tag = "2")]
+    pub file: u32,
+    /// Line; 0 if unknown.
+    #[prost(uint32, tag = "3")]
+    pub line: u32,
+    /// Line where the function begins; 0 if unknown.
+    #[prost(uint32, tag = "4")]
+    pub start_line: u32,
+    /// Index in [`Names::strings`]: for kernel addresses the module's name (`[nf_tables]`); else 0.
+    #[prost(uint32, tag = "5")]
+    pub module: u32,
+}

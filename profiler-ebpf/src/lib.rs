@@ -1,0 +1,2 @@
+//! What the BPF programs and the daemon share.
+#![no_std]
