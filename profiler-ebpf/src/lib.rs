@@ -1,2 +1,33 @@
-//! What the BPF programs and the daemon share.
-#![no_std]
+//! What the BPF programs and the daemon share: the records the kernel side sends, the map keys and
+//! values both sides read, and the unwinder's logic over a [`unwind::Memory`], so that it runs in
+//! the kernel and is tested on the host.
+#![cfg_attr(not(test), no_std)]
+
+pub mod arch;
+pub mod config;
+pub mod counters;
+pub mod mappings;
+pub mod record;
+pub mod stack_id;
+pub mod targets;
+pub mod unwind;
+
+/// The types that cross into maps and globals: plain numbers without padding.
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "aya asks for a promise that only the type's author can give")]
+mod pod {
+    macro_rules! pod {
+        ($($type:ty),+) => {$(
+            // SAFETY: `repr(C)`, `Copy`, integers alone, no padding (asserted by their sizes).
+            unsafe impl aya::Pod for $type {}
+        )+};
+    }
+    pod!(
+        crate::config::Config,
+        crate::config::Control,
+        crate::counters::Counters,
+        crate::mappings::Process,
+        crate::mappings::Range,
+        crate::targets::Target
+    );
+}

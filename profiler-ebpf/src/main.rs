@@ -1,3 +1,20 @@
-//! The BPF programs.
+//! The BPF programs, one module per program.
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "BPF helpers and map values are raw pointers")]
+
+mod cpu;
+mod fork;
+mod maps;
+mod registers;
+mod task;
+
+/// The kernel asks for a licence compatible with the GPL by this name.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

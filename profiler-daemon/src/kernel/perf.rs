@@ -1,0 +1,131 @@
+//! The two kinds of perf events: the clock that samples, and the dummy that carries side-band
+//! records.
+#![expect(unsafe_code, reason = "perf_event_open and its ioctls have no safe wrapper")]
+
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use perf_event_open_sys::{
+    bindings::{
+        PERF_COUNT_HW_CPU_CYCLES, PERF_COUNT_SW_CPU_CLOCK, PERF_COUNT_SW_DUMMY,
+        PERF_FLAG_FD_CLOEXEC, PERF_SAMPLE_TID, PERF_SAMPLE_TIME, PERF_TYPE_HARDWARE,
+        PERF_TYPE_SOFTWARE, perf_event_attr,
+    },
+    ioctls, perf_event_open,
+};
+
+use super::KernelError;
+
+/// What makes a CPU take a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A timer of the kernel.
+    CpuClock,
+    /// The CPU's own cycle counter; it interrupts where even interrupts are masked.
+    Cycles,
+}
+
+/// A perf event on one CPU, whatever runs there.
+pub(super) struct PerfEvent(OwnedFd);
+
+impl PerfEvent {
+    /// The sampling event, not yet enabled: once in `period_ns` for the clock, about `hertz` times
+    /// a second for cycles.
+    pub(super) fn sampling(cpu: u32, event: Event, hertz: u64) -> Result<Self, KernelError> {
+        let mut attr = perf_event_attr { ..Default::default() };
+        match event {
+            Event::CpuClock => {
+                attr.type_ = PERF_TYPE_SOFTWARE;
+                attr.config = u64::from(PERF_COUNT_SW_CPU_CLOCK);
+                attr.sample_period = period_ns(hertz);
+            }
+            Event::Cycles => {
+                attr.type_ = PERF_TYPE_HARDWARE;
+                attr.config = u64::from(PERF_COUNT_HW_CPU_CYCLES);
+                attr.set_freq(1);
+                attr.sample_freq = hertz;
+            }
+        }
+        attr.set_disabled(1);
+        Self::open(attr, cpu)
+    }
+
+    /// The event that says of each mapping, exec, fork and exit, at the boot-time clock, and wakes
+    /// us at each record.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// 5.12 (`build_id`).
+    pub(super) fn side_band(cpu: u32) -> Result<Self, KernelError> {
+        let mut attr = perf_event_attr {
+            type_: PERF_TYPE_SOFTWARE,
+            config: u64::from(PERF_COUNT_SW_DUMMY),
+            sample_type: u64::from(PERF_SAMPLE_TID | PERF_SAMPLE_TIME),
+            clockid: libc::CLOCK_BOOTTIME,
+            ..Default::default()
+        };
+        attr.set_mmap(1);
+        attr.set_mmap2(1);
+        attr.set_build_id(1);
+        attr.set_comm(1);
+        attr.set_comm_exec(1);
+        attr.set_task(1);
+        attr.set_sample_id_all(1);
+        attr.set_use_clockid(1);
+        attr.set_watermark(1);
+        attr.wakeup_watermark = 1;
+        Self::open(attr, cpu)
+    }
+
+    fn open(mut attr: perf_event_attr, cpu: u32) -> Result<Self, KernelError> {
+        attr.size = size_of::<perf_event_attr>() as u32;
+        // SAFETY: `attr` is initialized and lives through the call.
+        let fd = unsafe {
+            perf_event_open(&raw mut attr, -1, cpu as i32, -1, u64::from(PERF_FLAG_FD_CLOEXEC))
+        };
+        if fd < 0 {
+            return Err(KernelError::last("perf_event_open"));
+        }
+        // SAFETY: the call has just made this descriptor for us.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Lets `program` run at each sample.
+    pub(super) fn attach(&self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
+        // SAFETY: both descriptors are open.
+        let result = unsafe { ioctls::SET_BPF(self.0.as_raw_fd(), program.as_raw_fd() as u32) };
+        if result < 0 { Err(KernelError::last("ioctl(PERF_EVENT_IOC_SET_BPF)")) } else { Ok(()) }
+    }
+
+    /// Starts counting and sampling.
+    pub(super) fn enable(&self) -> Result<(), KernelError> {
+        // SAFETY: the descriptor is open.
+        let result = unsafe { ioctls::ENABLE(self.0.as_raw_fd(), 0) };
+        if result < 0 { Err(KernelError::last("ioctl(PERF_EVENT_IOC_ENABLE)")) } else { Ok(()) }
+    }
+
+    /// Stops counting and sampling.
+    pub(super) fn disable(&self) -> Result<(), KernelError> {
+        // SAFETY: the descriptor is open.
+        let result = unsafe { ioctls::DISABLE(self.0.as_raw_fd(), 0) };
+        if result < 0 { Err(KernelError::last("ioctl(PERF_EVENT_IOC_DISABLE)")) } else { Ok(()) }
+    }
+
+    /// What was counted since it was enabled: nanoseconds for the clock.
+    pub(super) fn count(&self) -> Result<u64, KernelError> {
+        let mut bytes = [0; 8];
+        rustix::io::read(&self.0, &mut bytes)
+            .map_err(|error| KernelError::of("read(perf event)", error.into()))?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+}
+
+impl AsFd for PerfEvent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Nanoseconds between two samples of one CPU at `hertz`.
+pub fn period_ns(hertz: u64) -> u64 {
+    1_000_000_000 / hertz.max(1)
+}

@@ -1,0 +1,353 @@
+//! Everything attached to the kernel, as one value.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use profiler_ebpf::{
+    config::Control,
+    counters::Counters,
+    mappings::Range,
+    record::{self, STACK_HEADER_BYTES, Sample, StackHeader},
+    targets::{Mode, Target},
+};
+
+use super::{
+    Event, KernelError, SideBand, btf, cpus,
+    error::from_aya,
+    object::{Load, Object},
+    perf::{PerfEvent, period_ns},
+    ranges::RangeMap,
+    ring::Ring,
+    side_band,
+};
+
+/// Inode of the initial pid namespace (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// What is to be sampled.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Samples per second and CPU, in Hz.
+    pub hertz: u64,
+    /// What makes a CPU take a sample.
+    pub event: Event,
+    /// What is done with processes that no [`Sampler::set_target`] spoke of.
+    pub mode: Mode,
+    /// Children of a target are targets.
+    pub follow: bool,
+    /// Take kernel stacks.
+    pub kernel_stacks: bool,
+    /// Take user stacks.
+    pub user_stacks: bool,
+    /// The programs report what they do.
+    pub log: bool,
+}
+
+/// A record of the sampling programs.
+#[derive(Debug)]
+pub enum Record<'a> {
+    /// A sample.
+    Sample(Sample),
+    /// A stack: its header, and its frames as avmas, leaf first.
+    Stack(StackHeader, &'a [u64]),
+}
+
+/// What was counted and what was lost, since sampling began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// The programs' counts, of all CPUs.
+    pub counters: Counters,
+    /// Periods of the clock at which no program ran though the CPU was not idle: what the event
+    /// counted, less the CPU's idle time, less the times the program was entered. (An idle CPU's
+    /// timer need not fire.)
+    pub missed: u64,
+    /// Side-band records lost for want of room.
+    pub side_band: u64,
+}
+
+impl Losses {
+    /// Samples that should have been taken of a running process and are not there.
+    pub fn samples(&self) -> u64 {
+        self.missed + self.counters.busy + self.counters.ring_full
+    }
+}
+
+/// The programs, attached; drop it to detach them.
+pub struct Sampler {
+    object: Object,
+    ranges: RangeMap,
+    clocks: Vec<PerfEvent>,
+    cpus: Vec<u32>,
+    idle_before_ns: u64,
+    rings: Vec<Ring>,
+    settings: Settings,
+    epoch: u32,
+    ring_bytes: u32,
+    side_band_lost: u64,
+    buffer: Vec<u8>,
+    frames: Vec<u64>,
+}
+
+impl Sampler {
+    /// Loads the programs and opens the events. Side-band records flow from now on, samples from
+    /// [`Self::enable`] on.
+    pub fn new(settings: Settings) -> Result<Self, KernelError> {
+        check_namespace()?;
+        let cpus = cpus::online()?;
+        let mut rings = Vec::with_capacity(cpus.len());
+        for &cpu in &cpus {
+            rings.push(Ring::new(PerfEvent::side_band(cpu)?)?);
+        }
+        let config = profiler_ebpf::config::Config {
+            mode: settings.mode as u32,
+            follow: u32::from(settings.follow && settings.mode != Mode::All),
+            kernel_stacks: u32::from(settings.kernel_stacks),
+            user_stacks: u32::from(settings.user_stacks),
+            seed: seed(),
+            ..btf::offsets()?
+        };
+        raise_memory_lock();
+        let ring_bytes = ring_bytes(cpus.len(), settings.hertz);
+        let object = Object::load(&Load { config, ring_bytes, log: settings.log })?;
+        let ranges = RangeMap::new(&object.ranges)?;
+        let mut clocks = Vec::with_capacity(cpus.len());
+        for &cpu in &cpus {
+            let clock = PerfEvent::sampling(cpu, settings.event, settings.hertz)?;
+            clock.attach(object.cpu.as_fd())?;
+            clocks.push(clock);
+        }
+        let mut sampler = Self {
+            object,
+            ranges,
+            clocks,
+            cpus,
+            idle_before_ns: 0,
+            rings,
+            settings,
+            epoch: 0,
+            ring_bytes,
+            side_band_lost: 0,
+            buffer: Vec::new(),
+            frames: Vec::new(),
+        };
+        sampler.next_epoch()?;
+        Ok(sampler)
+    }
+
+    /// Starts sampling.
+    pub fn enable(&mut self) -> Result<(), KernelError> {
+        self.idle_before_ns = cpus::idle_ns(&self.cpus)?;
+        self.clocks.iter().try_for_each(PerfEvent::enable)
+    }
+
+    /// Stops sampling; what waits can still be drained.
+    pub fn disable(&self) -> Result<(), KernelError> {
+        self.clocks.iter().try_for_each(PerfEvent::disable)
+    }
+
+    /// Number of CPUs that are sampled.
+    pub fn cpus(&self) -> usize {
+        self.clocks.len()
+    }
+
+    /// Nanoseconds between two samples of a CPU.
+    pub fn period_ns(&self) -> u64 {
+        period_ns(self.settings.hertz)
+    }
+
+    /// Becomes readable at each side-band record.
+    pub fn side_band_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.rings.iter().map(|ring| ring.event().as_fd())
+    }
+
+    /// Becomes readable when much waits for [`Self::drain`].
+    pub fn records_fd(&self) -> BorrowedFd<'_> {
+        self.object.records.as_fd()
+    }
+
+    /// Hands over the side-band records that wait, sorted by time.
+    pub fn drain_side_band(&mut self, events: &mut Vec<SideBand>) {
+        let Self { rings, buffer, side_band_lost, .. } = self;
+        let first = events.len();
+        for ring in rings {
+            ring.drain(buffer, |record| {
+                if let Some(event) = side_band::parse(record) {
+                    if let side_band::What::Lost(count) = event.what {
+                        *side_band_lost += count;
+                    }
+                    events.push(event);
+                }
+            });
+        }
+        events[first..].sort_by_key(|event| event.time_ns);
+    }
+
+    /// Hands over the records that wait.
+    pub fn drain(&mut self, mut take: impl FnMut(Record<'_>)) {
+        let Self { object, frames, .. } = self;
+        while let Some(item) = object.records.next() {
+            if let Some(record) = decode(&item, frames) {
+                take(record);
+            }
+        }
+        if let Some(log) = &mut object.log {
+            log.flush();
+        }
+    }
+
+    /// Begins a new epoch: every stack is sent again when it is next seen. Samples that wait may
+    /// still belong to the epoch before.
+    pub fn next_epoch(&mut self) -> Result<u32, KernelError> {
+        self.epoch += 1;
+        let control = Control { epoch: self.epoch, wake_bytes: self.ring_bytes / 4 };
+        self.object.control.set(0, control, 0).map_err(|error| from_aya(&error))?;
+        Ok(self.epoch)
+    }
+
+    /// Decides whether a process is profiled.
+    pub fn set_target(&mut self, pid: u32, target: Target) -> Result<(), KernelError> {
+        self.object.targets.insert(pid, target, 0).map_err(|error| from_aya(&error))
+    }
+
+    /// Forgets the verdict on a process that has ended.
+    pub fn forget_target(&mut self, pid: u32) {
+        let _ = self.object.targets.remove(&pid);
+    }
+
+    /// Tells the programs a process's executable mappings, sorted by start.
+    pub fn publish(
+        &mut self,
+        pid: u32,
+        start_ns: u64,
+        ranges: impl ExactSizeIterator<Item = Range>,
+    ) {
+        self.ranges.publish(&mut self.object.processes, pid, start_ns, ranges);
+    }
+
+    /// Tells the programs that nothing is known of a process any more.
+    pub fn withdraw(&mut self, pid: u32) {
+        self.ranges.forget(&mut self.object.processes, pid);
+    }
+
+    /// What was counted and lost so far.
+    pub fn losses(&self) -> Result<Losses, KernelError> {
+        let mut expected = 0;
+        if self.settings.event == Event::CpuClock {
+            let mut counted_ns = 0;
+            for clock in &self.clocks {
+                counted_ns += clock.count()?;
+            }
+            let idle_ns = cpus::idle_ns(&self.cpus)?.saturating_sub(self.idle_before_ns);
+            expected = counted_ns.saturating_sub(idle_ns) / self.period_ns();
+        }
+        let mut counters = Counters::default();
+        let per_cpu = self.object.counters.get(&0, 0).map_err(|error| from_aya(&error))?;
+        for cpu in per_cpu.iter() {
+            counters.add(cpu);
+        }
+        Ok(Losses {
+            counters,
+            missed: expected.saturating_sub(counters.entered - counters.idle),
+            side_band: self.side_band_lost,
+        })
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+/// Decodes a record; `frames` is where a stack's frames are put.
+fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Record<'a>> {
+    let kind = word(bytes, 0)?;
+    if kind == record::Kind::Stack as u32 {
+        let header = StackHeader {
+            kind,
+            epoch: word(bytes, 4)?,
+            id: long(bytes, 8)?,
+            check: word(bytes, 16)?,
+            frames: word(bytes, 20)?,
+        };
+        frames.clear();
+        let rest = bytes[STACK_HEADER_BYTES..].chunks_exact(8).take(header.frames as usize);
+        frames.extend(rest.filter_map(|bytes| long(bytes, 0)));
+        return Some(Record::Stack(header, frames));
+    }
+    Some(Record::Sample(Sample {
+        kind,
+        epoch: word(bytes, 4)?,
+        time_ns: long(bytes, 8)?,
+        start_ns: long(bytes, 16)?,
+        user_stack: long(bytes, 24)?,
+        kernel_stack: long(bytes, 32)?,
+        pid: word(bytes, 40)?,
+        tid: word(bytes, 44)?,
+        exec_id: word(bytes, 48)?,
+        user_check: word(bytes, 52)?,
+        kernel_check: word(bytes, 56)?,
+        cpu: word(bytes, 60)?,
+        comm: bytes.get(64..80)?.try_into().ok()?,
+        outcome: word(bytes, 80)?,
+        stack_lost: word(bytes, 84)?,
+    }))
+}
+
+/// The ring holds what comes in about a second: 16 KiB for each CPU at 99 Hz, at least 1 MiB, at
+/// most 64 MiB.
+fn ring_bytes(cpus: usize, hertz: u64) -> u32 {
+    let bytes = cpus as u64 * hertz * 512;
+    bytes.clamp(1 << 20, 64 << 20).next_power_of_two() as u32
+}
+
+/// A number that programs on this machine cannot know.
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => std::process::id().into(),
+    }
+}
+
+/// Kernels before 5.11 count BPF memory as locked; where the limit cannot be raised it is not
+/// needed either.
+fn raise_memory_lock() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        tracing::debug!("the memory-lock limit stays as it is: {error}");
+    }
+}
+
+fn check_namespace() -> Result<(), KernelError> {
+    const PATH: &str = "/proc/self/ns/pid";
+    let stat = rustix::fs::stat(PATH)
+        .map_err(|error| KernelError::File { path: PATH, io_error: error.into() })?;
+    if stat.st_ino == INITIAL_PID_NAMESPACE { Ok(()) } else { Err(KernelError::PidNamespace) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_grows_with_the_load() {
+        assert_eq!(ring_bytes(2, 99), 1 << 20);
+        assert_eq!(ring_bytes(2, 9999), 16 << 20);
+        assert_eq!(ring_bytes(256, 9999), 64 << 20);
+    }
+
+    #[test]
+    fn a_short_record_is_none() {
+        let mut frames = Vec::new();
+        for length in 0..87 {
+            let mut bytes = vec![0; length];
+            if let Some(first) = bytes.first_mut() {
+                *first = 1;
+            }
+            assert!(decode(&bytes, &mut frames).is_none(), "{length}");
+        }
+    }
+}

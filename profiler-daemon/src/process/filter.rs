@@ -1,0 +1,97 @@
+//! Which processes the user asked for.
+
+use std::collections::HashSet;
+
+/// A shell pattern: `*` any text, `?` any character, `[a-z]` one of a set.
+#[derive(Clone, Debug)]
+pub struct Glob(globset::GlobMatcher);
+
+impl Glob {
+    /// Compiles a pattern.
+    pub fn new(pattern: &str) -> Result<Self, globset::Error> {
+        globset::GlobBuilder::new(pattern)
+            .literal_separator(false)
+            .build()
+            .map(|glob| Self(glob.compile_matcher()))
+    }
+
+    /// Whether all of `text` fits.
+    pub fn matches(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+}
+
+/// What the options `--pid`, `--comm`, `--exe` and `--cgroup` ask for: a process is profiled if it
+/// fits one of each kind that was given.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Process IDs; empty: any.
+    pub pids: HashSet<u32>,
+    /// Patterns of comms; empty: any.
+    pub comms: Vec<Glob>,
+    /// Patterns of the executable's path; one without a `/` is compared with its last component;
+    /// empty: any.
+    pub exes: Vec<Glob>,
+    /// Patterns of the cgroup's path; empty: any.
+    pub cgroups: Vec<Glob>,
+    /// Children of a profiled process are profiled.
+    pub follow: bool,
+}
+
+impl Filter {
+    /// Whether every process is profiled.
+    pub fn is_all(&self) -> bool {
+        let Self { pids, comms, exes, cgroups, follow: _ } = self;
+        pids.is_empty() && comms.is_empty() && exes.is_empty() && cgroups.is_empty()
+    }
+
+    /// Whether pids alone decide: the kernel side then needs no word from us.
+    pub fn is_pids(&self) -> bool {
+        !self.pids.is_empty()
+            && self.comms.is_empty()
+            && self.exes.is_empty()
+            && self.cgroups.is_empty()
+    }
+
+    /// Whether a process with these properties is asked for; `None` while one that matters is not
+    /// known yet (empty).
+    pub fn decide(&self, pid: u32, comm: &str, exe: &str, cgroup: &str) -> Option<bool> {
+        if !self.pids.is_empty() && !self.pids.contains(&pid) {
+            return Some(false);
+        }
+        let mut unknown = false;
+        for (globs, text) in [(&self.comms, comm), (&self.exes, exe), (&self.cgroups, cgroup)] {
+            if globs.is_empty() {
+                continue;
+            }
+            if text.is_empty() {
+                unknown = true;
+                continue;
+            }
+            let name = text.rsplit('/').next().unwrap_or(text);
+            if !globs.iter().any(|glob| glob.matches(text) || glob.matches(name)) {
+                return Some(false);
+            }
+        }
+        if unknown { None } else { Some(true) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_fits_one_of_each_kind() {
+        let filter = Filter {
+            comms: vec![Glob::new("nginx*").unwrap(), Glob::new("php").unwrap()],
+            exes: vec![Glob::new("/usr/*").unwrap()],
+            ..Filter::default()
+        };
+        assert_eq!(filter.decide(1, "nginx: worker", "/usr/sbin/nginx", ""), Some(true));
+        assert_eq!(filter.decide(1, "nginx", "/opt/nginx", ""), Some(false));
+        assert_eq!(filter.decide(1, "nginx", "", ""), None);
+        assert_eq!(filter.decide(1, "bash", "", ""), Some(false));
+        assert_eq!(Filter::default().decide(1, "", "", ""), Some(true));
+    }
+}

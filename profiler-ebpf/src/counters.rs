@@ -1,0 +1,38 @@
+//! Counts that the programs keep per CPU; the daemon adds them up.
+
+/// The element of the per-CPU map `COUNTERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Times the sampling program was entered.
+    pub entered: u64,
+    /// Of these, on the idle task.
+    pub idle: u64,
+    /// Of these, on a process that is not profiled.
+    pub filtered: u64,
+    /// Samples put into the ring.
+    pub sent: u64,
+    /// Samples dropped since the CPU's scratch space was in use.
+    pub busy: u64,
+    /// Samples dropped since the ring was full.
+    pub ring_full: u64,
+    /// Samples sent without a stack since the ring had no room for the stack.
+    pub stack_lost: u64,
+    /// Children of a target that are not followed since the map was full.
+    pub fork_lost: u64,
+}
+
+impl Counters {
+    /// Adds the counts of another CPU.
+    pub fn add(&mut self, other: &Self) {
+        let Self { entered, idle, filtered, sent, busy, ring_full, stack_lost, fork_lost } = other;
+        self.entered += entered;
+        self.idle += idle;
+        self.filtered += filtered;
+        self.sent += sent;
+        self.busy += busy;
+        self.ring_full += ring_full;
+        self.stack_lost += stack_lost;
+        self.fork_lost += fork_lost;
+    }
+}

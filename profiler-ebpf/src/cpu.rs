@@ -1,0 +1,320 @@
+//! The sample of a CPU: who runs, and both stacks.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::task_struct,
+    helpers::{
+        bpf_get_smp_processor_id, bpf_probe_read_user,
+        generated::{
+            bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_stack, bpf_ktime_get_boot_ns,
+            bpf_loop, bpf_ringbuf_output,
+        },
+    },
+    macros::perf_event,
+    programs::PerfEventContext,
+};
+use profiler_ebpf::{
+    arch,
+    config::{self, Config, Control},
+    mappings::{self, Process, Range, Ranges},
+    record::{KERNEL_PID, Kind, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_HEADER_BYTES, Sample},
+    stack_id::StackId,
+    targets::{self, Mode, Verdict},
+    unwind::{Memory, Outcome, Step, frame_pointer::Walk},
+};
+
+use crate::{
+    maps::{
+        CONTROL, COUNTERS, PROCESSES, RANGES, RECORDS, SCRATCH, SENT, Scratch, TARGETS, config,
+        submit_flags,
+    },
+    registers,
+    task::Task,
+};
+
+/// Entered on each CPU at each period of the clock.
+#[perf_event]
+pub(crate) fn cpu(ctx: PerfEventContext) -> u32 {
+    let _ = enter(&ctx);
+    0
+}
+
+macro_rules! count {
+    ($field:ident) => {
+        if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+            // SAFETY: the pointer is to this CPU's element.
+            unsafe { (*counters).$field += 1 };
+        }
+    };
+}
+
+/// Who runs, and whether a sample of it is wanted.
+#[inline(always)]
+fn enter(ctx: &PerfEventContext) -> Option<()> {
+    count!(entered);
+    let pid = ctx.tgid();
+    let tid = ctx.pid();
+    if tid == 0 {
+        count!(idle);
+        return None;
+    }
+    let config = config();
+    // SAFETY: the helper has no arguments; its result is the current task.
+    let task_btf = unsafe { bpf_get_current_task_btf() };
+    let task = Task(task_btf.cast_const().cast());
+    let flags = task.flags(&config)?;
+    let (pid, start_ns, exec_id) = if flags.kernel_thread {
+        (KERNEL_PID, 0, 0)
+    } else {
+        (pid, task.process_start_ns(&config)?, task.exec_id(&config)?)
+    };
+    if config.mode != Mode::All as u32 {
+        // SAFETY: the value is looked at before anything can replace it.
+        let target = unsafe { TARGETS.get(pid) };
+        if targets::decide(config.mode, target, start_ns, exec_id) == Verdict::Leave {
+            count!(filtered);
+            return None;
+        }
+    }
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the pointer is to this CPU's element, which `busy` gives to one program at a time.
+    let scratch = unsafe { &mut *scratch };
+    if scratch.busy != 0 {
+        count!(busy);
+        return None;
+    }
+    scratch.busy = 1;
+    let mut sample = Sample {
+        kind: Kind::Sample as u32,
+        // SAFETY: the helper has no arguments.
+        time_ns: unsafe { bpf_ktime_get_boot_ns() },
+        start_ns,
+        pid,
+        tid,
+        exec_id,
+        // SAFETY: as above.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        ..Sample::default()
+    };
+    let user_task = if flags.user_code { Some(task_btf) } else { None };
+    send(ctx, &config, &mut sample, user_task, scratch);
+    scratch.busy = 0;
+    Some(())
+}
+
+/// Takes both stacks and sends the sample.
+#[inline(always)]
+fn send(
+    ctx: &PerfEventContext,
+    config: &Config,
+    sample: &mut Sample,
+    user_task: Option<*mut task_struct>,
+    scratch: &mut Scratch,
+) {
+    let Some(control) = CONTROL.get(0).copied() else { return };
+    sample.epoch = control.epoch;
+    // SAFETY: the buffer is 16 bytes long.
+    unsafe { bpf_get_current_comm(sample.comm.as_mut_ptr().cast(), 16) };
+    if config.kernel_stacks != 0 && !registers::in_user_mode(ctx) {
+        kernel_stack(ctx, config, &control, sample, scratch);
+    }
+    if let Some(task) = user_task
+        && config.user_stacks != 0
+    {
+        user_stack(config, &control, sample, task, scratch);
+    }
+    if RECORDS.output::<Sample>(&*sample, submit_flags(&control)).is_err() {
+        count!(ring_full);
+    } else {
+        count!(sent);
+    }
+}
+
+#[inline(always)]
+fn kernel_stack(
+    ctx: &PerfEventContext,
+    config: &Config,
+    control: &Control,
+    sample: &mut Sample,
+    scratch: &mut Scratch,
+) {
+    // SAFETY: the buffer holds as many bytes as the helper may write.
+    let bytes = unsafe {
+        bpf_get_stack(
+            ctx.as_ptr(),
+            scratch.frames.as_mut_ptr().cast(),
+            (MAX_KERNEL_FRAMES * 8) as u32,
+            0,
+        )
+    };
+    if bytes <= 0 {
+        return;
+    }
+    let frames = (bytes as usize / 8).min(MAX_KERNEL_FRAMES);
+    let mut id = StackId::new(config.seed);
+    let mut index = 0;
+    while index < MAX_KERNEL_FRAMES {
+        if index >= frames {
+            break;
+        }
+        id.push(scratch.frames[index]);
+        index += 1;
+    }
+    sample.kernel_stack = id.id();
+    sample.kernel_check = id.check();
+    send_stack(control, &id, frames, sample, scratch);
+}
+
+/// What the steps of a walk share.
+#[repr(C)]
+struct WalkContext {
+    walk: Walk,
+    id: StackId,
+    scratch: *mut Scratch,
+    process: Process,
+    /// The mapping that covered the last frame: the next one is mostly in it, too.
+    range: Range,
+    count: u32,
+    outcome: u32,
+}
+
+#[inline(always)]
+fn user_stack(
+    config: &Config,
+    control: &Control,
+    sample: &mut Sample,
+    task: *mut task_struct,
+    scratch: &mut Scratch,
+) {
+    let registers = registers::user(task);
+    let mut id = StackId::new(config.seed ^ 1);
+    id.push(registers.pc);
+    scratch.frames[0] = registers.pc;
+    // SAFETY: the value is copied before anything can replace it.
+    let process = unsafe { PROCESSES.get(sample.pid) }
+        .copied()
+        .filter(|process| process.start_ns == sample.start_ns)
+        .unwrap_or_default();
+    let mut context = WalkContext {
+        walk: Walk::new(&registers),
+        id,
+        scratch: &raw mut *scratch,
+        process,
+        range: Range::default(),
+        count: 1,
+        outcome: Outcome::Truncated as u32,
+    };
+    // SAFETY: `step` takes what it is given here, which outlives the call.
+    unsafe {
+        bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, (&raw mut context).cast(), 0);
+    }
+    sample.outcome = context.outcome;
+    sample.user_stack = context.id.id();
+    sample.user_check = context.id.check();
+    let frames = (context.count as usize).min(MAX_USER_FRAMES);
+    send_stack(control, &context.id, frames, sample, scratch);
+}
+
+/// One frame of a user stack; 1 ends the walk.
+unsafe extern "C" fn step(_index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `user_stack` passes a `WalkContext`.
+    let context = unsafe { &mut *context.cast::<WalkContext>() };
+    let outcome = match context.walk.step(&UserMemory) {
+        Step::Caller(word) => {
+            let avma = arch::return_address(word);
+            // A return address is behind its call, which may be the last instruction of its
+            // mapping.
+            let call = avma.wrapping_sub(1);
+            let covered = context.process.count == 0
+                || (context.range.start <= call && call < context.range.end)
+                || match mappings::find(&KernelRanges, &context.process, call) {
+                    Some(range) => {
+                        context.range = range;
+                        true
+                    }
+                    None => false,
+                };
+            if !covered {
+                Outcome::NoMapping
+            } else if context.count as usize >= MAX_USER_FRAMES {
+                Outcome::Truncated
+            } else {
+                let index = context.count as usize & (MAX_USER_FRAMES - 1);
+                // SAFETY: `scratch` is this CPU's element, which `busy` keeps for us.
+                unsafe { (*context.scratch).frames[index] = avma };
+                context.id.push(avma);
+                context.count += 1;
+                return 0;
+            }
+        }
+        Step::End(outcome) => outcome,
+    };
+    context.outcome = outcome as u32;
+    1
+}
+
+/// Sends the `frames` in `scratch` unless they were sent in this epoch already.
+#[inline(always)]
+fn send_stack(
+    control: &Control,
+    id: &StackId,
+    frames: usize,
+    sample: &mut Sample,
+    scratch: &mut Scratch,
+) {
+    let mark = id.id().wrapping_add(u64::from(control.epoch) << 32);
+    let slot = (id.id() >> 32) as u32 & (config::SENT - 1);
+    let Some(sent) = SENT.get_ptr_mut(slot) else { return };
+    // SAFETY: the element is one aligned word; CPUs that race for it send a stack twice.
+    if unsafe { core::ptr::read_volatile(sent) } == mark {
+        return;
+    }
+    scratch.header.kind = Kind::Stack as u32;
+    scratch.header.epoch = control.epoch;
+    scratch.header.id = id.id();
+    scratch.header.check = id.check();
+    scratch.header.frames = frames as u32;
+    let bytes = STACK_HEADER_BYTES + frames * 8;
+    if bytes > STACK_HEADER_BYTES + MAX_USER_FRAMES * 8 {
+        return;
+    }
+    // SAFETY: header and frames lie behind each other, and `bytes` is within them.
+    let result = unsafe {
+        bpf_ringbuf_output(
+            (&raw const RECORDS).cast_mut().cast(),
+            (&raw mut scratch.header).cast(),
+            bytes as u64,
+            submit_flags(control),
+        )
+    };
+    if result == 0 {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(sent, mark) };
+    } else {
+        sample.stack_lost = 1;
+        count!(stack_lost);
+    }
+}
+
+/// The stack of the current task.
+struct UserMemory;
+
+impl Memory for UserMemory {
+    #[inline(always)]
+    fn pair(&self, avma: u64) -> Option<[u64; 2]> {
+        // SAFETY: the helper checks the address; a wrong one is an error, not a fault.
+        unsafe { bpf_probe_read_user(avma as *const [u64; 2]) }.ok()
+    }
+}
+
+/// The map `RANGES`.
+struct KernelRanges;
+
+impl Ranges for KernelRanges {
+    #[inline(always)]
+    fn range(&self, index: u32) -> Option<Range> {
+        RANGES.get(index).copied()
+    }
+}

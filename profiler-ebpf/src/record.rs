@@ -1,0 +1,77 @@
+//! The records in the ring buffer. Each begins with its [`Kind`] as a `u32`.
+
+/// What a record is.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A [`Sample`].
+    Sample = 1,
+    /// A [`StackHeader`] and its frames.
+    Stack = 2,
+}
+
+/// The most user frames of a stack.
+pub const MAX_USER_FRAMES: usize = 1024;
+
+/// The most kernel frames of a stack: `PERF_MAX_STACK_DEPTH` of the kernel.
+pub const MAX_KERNEL_FRAMES: usize = 127;
+
+/// The pid under which all kernel threads are counted.
+pub const KERNEL_PID: u32 = 2;
+
+/// One sample. Its stacks are named by their IDs; they come in records of their own, earlier.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// [`Kind::Sample`]
+    pub kind: u32,
+    /// The epoch in which its stacks were sent.
+    pub epoch: u32,
+    /// Boot-time clock, in nanoseconds.
+    pub time_ns: u64,
+    /// `start_boottime` of the process's first thread, in nanoseconds; 0 for kernel threads.
+    pub start_ns: u64,
+    /// ID of the user stack; 0: none.
+    pub user_stack: u64,
+    /// ID of the kernel stack; 0: none.
+    pub kernel_stack: u64,
+    /// Process; [`KERNEL_PID`] for kernel threads.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// How often the process has called `exec`, of itself and its ancestors.
+    pub exec_id: u32,
+    /// Second sum of the user stack.
+    pub user_check: u32,
+    /// Second sum of the kernel stack.
+    pub kernel_check: u32,
+    /// CPU it was taken on.
+    pub cpu: u32,
+    /// Name of the thread, NUL-padded.
+    pub comm: [u8; 16],
+    /// How the walk of the user stack ended: an [`Outcome`](crate::unwind::Outcome) as its number.
+    pub outcome: u32,
+    /// 1: a stack was not sent for want of room, its ID stands for nothing.
+    pub stack_lost: u32,
+}
+
+/// What precedes the frames of a stack: `frames` avmas of 8 bytes, leaf first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackHeader {
+    /// [`Kind::Stack`]
+    pub kind: u32,
+    /// The epoch in which it is sent.
+    pub epoch: u32,
+    /// Its ID.
+    pub id: u64,
+    /// Second sum of its frames.
+    pub check: u32,
+    /// Number of frames that follow.
+    pub frames: u32,
+}
+
+/// Bytes of a [`StackHeader`].
+pub const STACK_HEADER_BYTES: usize = size_of::<StackHeader>();
+
+const _: () = assert!(size_of::<Sample>() == 88 && STACK_HEADER_BYTES == 24);

@@ -1,0 +1,56 @@
+//! Fields of the kernel's `task_struct`, at the offsets that the daemon read from BTF.
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use profiler_ebpf::config::Config;
+
+/// `PF_KTHREAD`: a kernel thread (`include/linux/sched.h`).
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// `PF_IO_WORKER`, and its kin `PF_USER_WORKER` since 6.4: shares a process's memory, but runs no
+/// user code.
+const PF_USER_WORKER: u32 = 0x0000_4010;
+
+/// A `task_struct`.
+#[derive(Clone, Copy)]
+pub(crate) struct Task(pub(crate) *const u8);
+
+impl Task {
+    #[inline(always)]
+    fn read<T>(self, offset: u32) -> Option<T> {
+        // SAFETY: the helper checks the address; a wrong one is an error, not a fault.
+        unsafe { bpf_probe_read_kernel(self.0.add(offset as usize).cast::<T>()) }.ok()
+    }
+
+    /// Whether user code runs in it, and whether it is a kernel thread.
+    #[inline(always)]
+    pub(crate) fn flags(self, config: &Config) -> Option<Flags> {
+        let flags: u32 = self.read(config.task_flags)?;
+        Some(Flags {
+            kernel_thread: flags & PF_KTHREAD != 0,
+            user_code: flags & (PF_KTHREAD | PF_USER_WORKER) == 0,
+        })
+    }
+
+    #[inline(always)]
+    pub(crate) fn tgid(self, config: &Config) -> Option<u32> {
+        self.read(config.task_tgid)
+    }
+
+    /// `start_boottime` of the process's first thread, in nanoseconds.
+    #[inline(always)]
+    pub(crate) fn process_start_ns(self, config: &Config) -> Option<u64> {
+        let leader: *const u8 = self.read(config.task_group_leader)?;
+        Task(leader).read(config.task_start_boottime)
+    }
+
+    #[inline(always)]
+    pub(crate) fn exec_id(self, config: &Config) -> Option<u32> {
+        self.read(config.task_self_exec_id)
+    }
+}
+
+/// What kind of task it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Flags {
+    pub(crate) kernel_thread: bool,
+    pub(crate) user_code: bool,
+}
