@@ -1,0 +1,301 @@
+//! The core's end of the reader: both lanes, never blocking, with deadlines; a reader that dies or
+//! is late is replaced.
+
+use std::{
+    collections::VecDeque,
+    io::{ErrorKind, Read as _, Write as _},
+    os::fd::{AsFd as _, BorrowedFd},
+    os::unix::{net::UnixStream, process::ExitStatusExt as _},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use super::{
+    client::{Reader, ReaderError},
+    protocol::{Reply, Request, reply, request},
+    wire::{FrameDecoder, WireError, encode_message},
+};
+
+/// How long the reader may take for one request.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest reply we take, in bytes: decoded, it takes several times its size.
+const MAX_REPLY_BYTES: usize = 16 << 20;
+
+/// After a death, how long until the next reader is started; doubled with each death in a row.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest of these pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Which of the two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LaneName {
+    /// Quick questions.
+    Files,
+    /// Naming.
+    Names,
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The reader died of what it read: this request was the first without an answer.
+    Died,
+    /// The reader took longer than it may: this request was the first without an answer.
+    Late,
+    /// The reader went for another reason: the request may be asked again.
+    Lost,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was answered.
+    Answer(reply::Kind),
+    /// It was not.
+    Failed(Failure),
+}
+
+/// Waits for an answer under the caller's own mark `T`.
+struct Waiting<T> {
+    id: u64,
+    mark: T,
+    /// When the request before it was answered, or it was sent: whichever was later.
+    since: Instant,
+}
+
+/// One connection.
+struct Lane<T> {
+    stream: UnixStream,
+    decoder: FrameDecoder<Reply>,
+    unsent: VecDeque<u8>,
+    waiting: VecDeque<Waiting<T>>,
+    next_id: u64,
+}
+
+impl<T> Lane<T> {
+    fn new(stream: UnixStream) -> std::io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            decoder: FrameDecoder::with_limit(MAX_REPLY_BYTES),
+            unsent: VecDeque::new(),
+            waiting: VecDeque::new(),
+            next_id: 1,
+        })
+    }
+
+    fn send(&mut self, kind: request::Kind, mark: T) -> Result<(), WireError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.unsent.extend(encode_message(&Request { id, kind: Some(kind) })?);
+        self.waiting.push_back(Waiting { id, mark, since: Instant::now() });
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), WireError> {
+        while !self.unsent.is_empty() {
+            let (front, _) = self.unsent.as_slices();
+            match self.stream.write(front) {
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(io_error) => return Err(WireError::Io { call: "write", io_error }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the answers that have come. `Ok(false)`: the reader has closed the lane.
+    fn receive(&mut self, answers: &mut Vec<(T, Outcome)>) -> Result<bool, WireError> {
+        let mut buffer = [0; 16 << 10];
+        loop {
+            let open = match self.stream.read(&mut buffer) {
+                Ok(0) => false,
+                Ok(count) => {
+                    self.decoder.push(&buffer[..count]);
+                    true
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(io_error) => return Err(WireError::Io { call: "read", io_error }),
+            };
+            while let Some(reply) = self.decoder.next_message()? {
+                let Some(waiting) = self.waiting.pop_front_if(|front| front.id == reply.id) else {
+                    return Ok(false);
+                };
+                if let Some(next) = self.waiting.front_mut() {
+                    next.since = Instant::now();
+                }
+                let kind = reply.kind.unwrap_or_else(|| {
+                    reply::Kind::Error("the reader sent an answer that this rprofd does not know".into())
+                });
+                answers.push((waiting.mark, Outcome::Answer(kind)));
+            }
+            if !open {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        self.waiting.front().is_some_and(|waiting| waiting.since.elapsed() > DEADLINE)
+    }
+
+    /// Gives up: the first request without an answer failed so, the others are lost.
+    fn fail(&mut self, first: Failure, outcomes: &mut Vec<(T, Outcome)>) {
+        let mut failure = first;
+        for waiting in self.waiting.drain(..) {
+            outcomes.push((waiting.mark, Outcome::Failed(failure)));
+            failure = Failure::Lost;
+        }
+    }
+}
+
+/// A reader that is there, or will be again.
+pub struct Link<T> {
+    debug_dirs: Vec<PathBuf>,
+    running: Option<(Reader, Lane<T>, Lane<T>)>,
+    /// When the next one may be started.
+    start_at: Instant,
+    pause: Duration,
+    started: u32,
+}
+
+impl<T> Link<T> {
+    /// Starts a reader that looks for separate debug files in `debug_dirs`.
+    ///
+    /// Must be called, like everything here, on a thread that lives as long as the link: the
+    /// reader dies with it.
+    ///
+    /// # Errors
+    ///
+    /// [`ReaderError`] if not even the first one can be started.
+    pub fn start(debug_dirs: Vec<PathBuf>) -> Result<Self, ReaderError> {
+        let mut link = Self {
+            debug_dirs,
+            running: None,
+            start_at: Instant::now(),
+            pause: FIRST_PAUSE,
+            started: 0,
+        };
+        link.spawn()?;
+        Ok(link)
+    }
+
+    fn spawn(&mut self) -> Result<(), ReaderError> {
+        let reader = Reader::spawn(&self.debug_dirs)?;
+        let lane = |stream: &UnixStream| {
+            stream
+                .try_clone()
+                .and_then(Lane::new)
+                .map_err(|io_error| ReaderError::Lanes { call: "dup", io_error })
+        };
+        let (files, names) = (lane(&reader.files)?, lane(&reader.names)?);
+        tracing::debug!("reader {} started", reader.child.id());
+        self.running = Some((reader, files, names));
+        self.started += 1;
+        Ok(())
+    }
+
+    /// How many readers were started.
+    pub fn started(&self) -> u32 {
+        self.started
+    }
+
+    /// Whether a request can be sent now.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The descriptors that become readable when [`Self::poll`] has something to do.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.running
+            .iter()
+            .flat_map(|(_, files, names)| [files.stream.as_fd(), names.stream.as_fd()])
+    }
+
+    /// Sends a request; its answer comes from [`Self::poll`] with `mark`. While no reader runs the
+    /// mark is given back.
+    ///
+    /// # Errors
+    ///
+    /// The mark, if no reader runs.
+    pub fn send(&mut self, lane: LaneName, kind: request::Kind, mark: T) -> Result<(), T> {
+        let Some((_, files, names)) = &mut self.running else { return Err(mark) };
+        let lane = match lane {
+            LaneName::Files => files,
+            LaneName::Names => names,
+        };
+        if let Err(error) = lane.send(kind, mark) {
+            // The next poll sees the broken lane and fails what waits there.
+            tracing::debug!("{error}");
+        }
+        Ok(())
+    }
+
+    /// Requests that wait on a lane.
+    pub fn waiting(&self, lane: LaneName) -> usize {
+        self.running.as_ref().map_or(0, |(_, files, names)| match lane {
+            LaneName::Files => files.waiting.len(),
+            LaneName::Names => names.waiting.len(),
+        })
+    }
+
+    /// Takes answers, looks after the reader, and starts another where one is due. `true`: a new
+    /// reader runs, which has no file open yet.
+    pub fn poll(&mut self, outcomes: &mut Vec<(T, Outcome)>) -> bool {
+        if let Some((_, files, names)) = &mut self.running {
+            let before = outcomes.len();
+            let mut broken = false;
+            for lane in [&mut *files, &mut *names] {
+                let result = lane.flush().and_then(|()| lane.receive(outcomes));
+                broken |= match result {
+                    Ok(open) => !open,
+                    Err(error) => {
+                        tracing::warn!("the reader is replaced: {error}");
+                        true
+                    }
+                };
+            }
+            if outcomes.len() > before {
+                self.pause = FIRST_PAUSE;
+            }
+            let late = (files.is_late(), names.is_late());
+            if broken || late.0 || late.1 {
+                self.replace(late, outcomes);
+            }
+        }
+        if self.running.is_none() && Instant::now() >= self.start_at {
+            if let Err(error) = self.spawn() {
+                tracing::warn!("{error}");
+                self.delay();
+                return false;
+            }
+            return true;
+        }
+        false
+    }
+
+    fn delay(&mut self) {
+        self.start_at = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    fn replace(&mut self, late: (bool, bool), outcomes: &mut Vec<(T, Outcome)>) {
+        let Some((mut reader, mut files, mut names)) = self.running.take() else { return };
+        let _ = reader.child.kill();
+        let status = reader.child.wait();
+        // A kill is somebody's doing (or ours); any other end is the fault of what was read.
+        let died = match &status {
+            Ok(status) if status.signal() == Some(libc::SIGKILL) => Failure::Lost,
+            _ => Failure::Died,
+        };
+        let of = |late: bool| if late { Failure::Late } else { died };
+        tracing::debug!("reader {} ended: {status:?}", reader.child.id());
+        files.fail(of(late.0), outcomes);
+        names.fail(of(late.1), outcomes);
+        self.delay();
+    }
+}

@@ -1,0 +1,506 @@
+//! Names for addresses: asks the reader, keeps what it answered.
+
+mod names;
+
+pub use names::{FrameNames, NamedLine};
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    process::{Life, LifeId, Mapping, MappingId},
+    reader::{
+        client::ReaderError,
+        link::{Failure, LaneName, Link, Outcome},
+        protocol::{
+            FileInfo, FileKey, MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, Open, Process,
+            ProcessInfo, Processes, reply, request,
+        },
+    },
+};
+use names::{Addresses, Strings};
+
+/// New addresses are collected this long before they are asked for.
+const COLLECT: Duration = Duration::from_secs(1);
+
+/// A file of more than this many bytes is parsed anew for each request, so it is asked for seldom.
+const LARGE_BYTES: u64 = 8 << 20;
+
+/// How long the addresses of a large file are collected.
+const COLLECT_LARGE: Duration = Duration::from_secs(10);
+
+/// A file under which the reader died or was late this often in a row is not tried again.
+const STRIKES: u32 = 2;
+
+/// What an answer is the answer to.
+#[derive(Debug)]
+enum Mark {
+    Describe(Option<u32>),
+    Open(MappingId),
+    Reopen(FileKey),
+    File(FileKey, Vec<u64>),
+    Kernel(Vec<u64>),
+    PerfMap(LifeId, Vec<u64>),
+}
+
+/// What is known of the file behind a mapping.
+#[derive(Debug)]
+enum MappedFile {
+    /// The reader was asked; the offsets are wanted once it has answered.
+    Asked(Box<Open>, Vec<u64>),
+    Known(FileKey),
+    Failed,
+}
+
+#[derive(Debug)]
+struct File {
+    info: FileInfo,
+    /// How to open it again, in another reader.
+    open: Open,
+    /// The reader that runs has it open.
+    is_open: bool,
+    reopening: bool,
+    strikes: u32,
+    refused: bool,
+    named: Option<Instant>,
+    addresses: Addresses,
+}
+
+/// A process whose perf map is asked.
+#[derive(Debug, Default)]
+struct PerfMap {
+    pid: u32,
+    inner_pid: u32,
+    uid: u32,
+    addresses: Addresses,
+}
+
+/// How much was named, and how long it took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Addresses that were answered.
+    pub addresses: u64,
+    /// Files they were in.
+    pub files: u64,
+    /// Time the reader had a naming request.
+    pub busy: Duration,
+}
+
+/// Names for addresses.
+pub struct Symbolizer {
+    link: Link<Mark>,
+    no_inlines: bool,
+    mappings: HashMap<MappingId, MappedFile>,
+    files: HashMap<FileKey, File>,
+    kernel: Addresses,
+    perf_maps: HashMap<LifeId, PerfMap>,
+    strings: Strings,
+    outcomes: Vec<(Mark, Outcome)>,
+    asked: Option<Instant>,
+    figures: Figures,
+    warned: HashSet<String>,
+}
+
+impl Symbolizer {
+    /// Starts the reader.
+    ///
+    /// # Errors
+    ///
+    /// [`ReaderError`].
+    pub fn start(debug_dirs: Vec<PathBuf>, no_inlines: bool) -> Result<Self, ReaderError> {
+        Ok(Self {
+            link: Link::start(debug_dirs)?,
+            no_inlines,
+            mappings: HashMap::new(),
+            files: HashMap::new(),
+            kernel: Addresses::default(),
+            perf_maps: HashMap::new(),
+            strings: Strings::default(),
+            outcomes: Vec::new(),
+            asked: None,
+            figures: Figures::default(),
+            warned: HashSet::new(),
+        })
+    }
+
+    /// Become readable when [`Self::poll`] has something to do.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.link.fds()
+    }
+
+    /// How many readers there were so far.
+    pub fn readers_started(&self) -> u32 {
+        self.link.started()
+    }
+
+    /// How much was named so far.
+    pub fn figures(&self) -> Figures {
+        Figures { files: self.files.values().filter(|file| file.named.is_some()).count() as u64, ..self.figures }
+    }
+
+    /// Asks for one process, or for all; [`Self::poll`] gives the answer.
+    pub fn describe(&mut self, pid: Option<u32>) {
+        let kind = match pid {
+            Some(pid) => request::Kind::Process(Process { pid }),
+            None => request::Kind::Processes(Processes {}),
+        };
+        // Without a reader nobody can be asked; a sample without a mapping asks again.
+        let _ = self.link.send(LaneName::Files, kind, Mark::Describe(pid));
+    }
+
+    /// Has the file behind a mapping opened, while it can be.
+    pub fn open(&mut self, pid: u32, mapping: &Mapping) {
+        if self.mappings.contains_key(&mapping.id) {
+            return;
+        }
+        let open = Open {
+            pid,
+            start: mapping.start,
+            end: mapping.end,
+            path: mapping.path.to_string(),
+            build_id: mapping.build_id.clone(),
+            device: mapping.device,
+            inode: mapping.inode,
+        };
+        self.mappings.insert(mapping.id, MappedFile::Asked(Box::new(open.clone()), Vec::new()));
+        let kind = request::Kind::Open(open);
+        // If no reader runs, the next one is asked when it starts.
+        let _ = self.link.send(LaneName::Files, kind, Mark::Open(mapping.id));
+    }
+
+    /// Asks for the name of an offset in the file behind a mapping.
+    pub fn want_file(&mut self, mapping: MappingId, file_offset: u64) {
+        match self.mappings.get_mut(&mapping) {
+            Some(MappedFile::Asked(_, offsets)) => offsets.push(file_offset),
+            Some(MappedFile::Known(key)) => {
+                if let Some(file) = self.files.get_mut(key)
+                    && !file.refused
+                {
+                    file.addresses.want(file_offset);
+                }
+            }
+            Some(MappedFile::Failed) | None => {}
+        }
+    }
+
+    /// Asks for the name of a kernel address.
+    pub fn want_kernel(&mut self, address: u64) {
+        self.kernel.want(address);
+    }
+
+    /// Asks for the name of an address that no file covers.
+    pub fn want_perf_map(&mut self, life: &Life, avma: u64) {
+        let map = self.perf_maps.entry(life.id).or_default();
+        map.pid = life.process.pid;
+        map.inner_pid = life.inner_pid;
+        map.uid = life.uid;
+        map.addresses.want(avma);
+    }
+
+    /// What the file behind a mapping is.
+    pub fn file(&self, mapping: MappingId) -> Option<&FileInfo> {
+        match self.mappings.get(&mapping)? {
+            MappedFile::Known(key) => self.files.get(key).map(|file| &file.info),
+            MappedFile::Asked(..) | MappedFile::Failed => None,
+        }
+    }
+
+    /// The names of an offset in the file behind a mapping, if they have come.
+    pub fn file_names(&self, mapping: MappingId, file_offset: u64) -> Option<&FrameNames> {
+        match self.mappings.get(&mapping)? {
+            MappedFile::Known(key) => self.files.get(key)?.addresses.get(file_offset),
+            MappedFile::Asked(..) | MappedFile::Failed => None,
+        }
+    }
+
+    /// The names of a kernel address, if they have come.
+    pub fn kernel_names(&self, address: u64) -> Option<&FrameNames> {
+        self.kernel.get(address)
+    }
+
+    /// The names of an address that no file covers, if they have come.
+    pub fn perf_map_names(&self, life: LifeId, avma: u64) -> Option<&FrameNames> {
+        self.perf_maps.get(&life)?.addresses.get(avma)
+    }
+
+    /// Takes answers, and asks what is to be asked. `urgent`: everything that is wanted, now.
+    /// Returns processes that were described.
+    pub fn poll(&mut self, urgent: bool) -> Vec<ProcessInfo> {
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        let restarted = self.link.poll(&mut outcomes);
+        let mut described = Vec::new();
+        for (mark, outcome) in outcomes.drain(..) {
+            self.outcome(mark, outcome, &mut described);
+        }
+        self.outcomes = outcomes;
+        if restarted {
+            self.reader_is_new();
+        }
+        self.ask(urgent);
+        described
+    }
+
+    fn outcome(&mut self, mark: Mark, outcome: Outcome, described: &mut Vec<ProcessInfo>) {
+        if matches!(mark, Mark::File(..) | Mark::Kernel(_) | Mark::PerfMap(..))
+            && let Some(asked) = self.asked.take()
+        {
+            self.figures.busy += asked.elapsed();
+        }
+        match mark {
+            Mark::Describe(pid) => match outcome {
+                Outcome::Answer(reply::Kind::Processes(list)) => described.extend(list.processes),
+                Outcome::Answer(reply::Kind::Error(error)) => tracing::debug!("{error}"),
+                Outcome::Answer(_) => {}
+                Outcome::Failed(failure) => {
+                    tracing::debug!("process {pid:?} was not described: {failure:?}");
+                }
+            },
+            Mark::Open(mapping) => self.opened(mapping, outcome),
+            Mark::Reopen(key) => self.reopened(key, outcome),
+            Mark::File(key, offsets) => self.file_named(key, &offsets, outcome),
+            Mark::Kernel(addresses) => match outcome {
+                Outcome::Answer(reply::Kind::Names(names)) => {
+                    self.figures.addresses += addresses.len() as u64;
+                    self.kernel.answer(&addresses, &names, &mut self.strings);
+                    self.warn(&names.warning);
+                }
+                Outcome::Answer(reply::Kind::Error(error)) => {
+                    self.kernel.no_names(&addresses);
+                    self.warn(&error);
+                }
+                Outcome::Answer(_) => self.kernel.no_names(&addresses),
+                Outcome::Failed(Failure::Lost) => self.kernel.put_back(&addresses),
+                Outcome::Failed(_) => self.kernel.no_names(&addresses),
+            },
+            Mark::PerfMap(life, avmas) => {
+                let Some(map) = self.perf_maps.get_mut(&life) else { return };
+                match outcome {
+                    Outcome::Answer(reply::Kind::Names(names)) => {
+                        self.figures.addresses += avmas.len() as u64;
+                        map.addresses.answer(&avmas, &names, &mut self.strings);
+                    }
+                    Outcome::Failed(Failure::Lost) => map.addresses.put_back(&avmas),
+                    Outcome::Answer(reply::Kind::Error(error)) => {
+                        tracing::debug!("{error}");
+                        map.addresses.no_names(&avmas);
+                    }
+                    Outcome::Answer(_) | Outcome::Failed(_) => map.addresses.no_names(&avmas),
+                }
+            }
+        }
+    }
+
+    /// Says a thing once.
+    fn warn(&mut self, text: &str) {
+        if !text.is_empty() && self.warned.len() < 1000 && self.warned.insert(text.to_string()) {
+            tracing::warn!("{}", text.escape_debug());
+        }
+    }
+
+    fn opened(&mut self, mapping: MappingId, outcome: Outcome) {
+        let Some(state) = self.mappings.get_mut(&mapping) else { return };
+        let MappedFile::Asked(open, offsets) = state else { return };
+        match outcome {
+            Outcome::Answer(reply::Kind::File(info)) => {
+                let key = info.key;
+                let (open, offsets) = (std::mem::take(&mut **open), std::mem::take(offsets));
+                *state = MappedFile::Known(key);
+                let file = self.files.entry(key).or_insert_with(|| File {
+                    info,
+                    open: Open::default(),
+                    is_open: true,
+                    reopening: false,
+                    strikes: 0,
+                    refused: false,
+                    named: None,
+                    addresses: Addresses::default(),
+                });
+                file.is_open = true;
+                file.open = open;
+                if file.open.build_id.is_empty() && file.open.inode == 0 {
+                    file.open.device = key.device;
+                    file.open.inode = key.inode;
+                }
+                for offset in offsets {
+                    file.addresses.want(offset);
+                }
+            }
+            Outcome::Answer(kind) => {
+                if let reply::Kind::Error(error) = kind {
+                    tracing::debug!("{error}");
+                }
+                *state = MappedFile::Failed;
+            }
+            // The next reader is asked.
+            Outcome::Failed(Failure::Lost) => {}
+            Outcome::Failed(failure) => {
+                let text = format!(
+                    "{} is left unnamed: the reader {} when it opened it",
+                    open.path,
+                    said(failure)
+                );
+                *state = MappedFile::Failed;
+                self.warn(&text);
+            }
+        }
+    }
+
+    fn reopened(&mut self, key: FileKey, outcome: Outcome) {
+        let Some(file) = self.files.get_mut(&key) else { return };
+        file.reopening = false;
+        match outcome {
+            Outcome::Answer(reply::Kind::File(info)) if info.key == key => file.is_open = true,
+            Outcome::Failed(Failure::Lost) => {}
+            Outcome::Answer(_) | Outcome::Failed(_) => {
+                tracing::debug!("{} cannot be opened again", file.open.path.escape_debug());
+                file.refused = true;
+                file.addresses.give_up();
+            }
+        }
+    }
+
+    fn file_named(&mut self, key: FileKey, offsets: &[u64], outcome: Outcome) {
+        let Some(file) = self.files.get_mut(&key) else { return };
+        file.named = Some(Instant::now());
+        match outcome {
+            Outcome::Answer(reply::Kind::Names(names)) => {
+                self.figures.addresses += offsets.len() as u64;
+                file.strikes = 0;
+                file.addresses.answer(offsets, &names, &mut self.strings);
+                self.warn(&names.warning);
+            }
+            Outcome::Answer(kind) => {
+                file.addresses.no_names(offsets);
+                if let reply::Kind::Error(error) = kind {
+                    self.warn(&error);
+                }
+            }
+            Outcome::Failed(Failure::Lost) => file.addresses.put_back(offsets),
+            Outcome::Failed(failure) => {
+                file.strikes += 1;
+                file.addresses.put_back(offsets);
+                if file.strikes >= STRIKES {
+                    file.refused = true;
+                    file.addresses.give_up();
+                    let text = format!(
+                        "{} is left unnamed: the reader {} over it {STRIKES} times",
+                        file.open.path,
+                        said(failure)
+                    );
+                    self.warn(&text);
+                }
+            }
+        }
+    }
+
+    /// A new reader has nothing open.
+    fn reader_is_new(&mut self) {
+        for file in self.files.values_mut() {
+            file.is_open = false;
+            file.reopening = false;
+        }
+        for (&mapping, state) in &self.mappings {
+            if let MappedFile::Asked(open, _) = state {
+                let kind = request::Kind::Open(open.as_ref().clone());
+                let _ = self.link.send(LaneName::Files, kind, Mark::Open(mapping));
+            }
+        }
+    }
+
+    /// Sends the next naming request, one at a time: the reader answers one at a time anyway.
+    fn ask(&mut self, urgent: bool) {
+        if !self.link.is_running() || self.link.waiting(LaneName::Names) > 0 {
+            return;
+        }
+        let ripe = |since: Option<Instant>, collect: Duration| {
+            since.is_some_and(|since| urgent || since.elapsed() >= collect)
+        };
+        if ripe(self.kernel.wanted_since, COLLECT) {
+            let addresses = self.kernel.take_wanted(MAX_ADDRESSES);
+            let kind = request::Kind::NameKernel(NameKernel { addresses: addresses.clone() });
+            self.asked = Some(Instant::now());
+            let _ = self.link.send(LaneName::Names, kind, Mark::Kernel(addresses));
+            return;
+        }
+        for (&key, file) in &mut self.files {
+            let large = file.info.symbol_bytes > LARGE_BYTES && file.named.is_some();
+            let collect = if large { COLLECT_LARGE } else { COLLECT };
+            if !ripe(file.addresses.wanted_since, collect) || file.reopening {
+                continue;
+            }
+            if !file.is_open {
+                file.reopening = true;
+                let kind = request::Kind::Open(file.open.clone());
+                let _ = self.link.send(LaneName::Files, kind, Mark::Reopen(key));
+                continue;
+            }
+            let file_offsets = file.addresses.take_wanted(MAX_ADDRESSES);
+            let mark = Mark::File(key, file_offsets.clone());
+            let no_inlines = self.no_inlines;
+            let kind = request::Kind::NameFile(NameFile { key, file_offsets, no_inlines });
+            self.asked = Some(Instant::now());
+            let _ = self.link.send(LaneName::Names, kind, mark);
+            return;
+        }
+        for (&life, map) in &mut self.perf_maps {
+            if !ripe(map.addresses.wanted_since, COLLECT) {
+                continue;
+            }
+            let avmas = map.addresses.take_wanted(MAX_ADDRESSES);
+            let mark = Mark::PerfMap(life, avmas.clone());
+            let PerfMap { pid, inner_pid, uid, .. } = *map;
+            let kind = request::Kind::NamePerfMap(NamePerfMap { pid, inner_pid, uid, avmas });
+            self.asked = Some(Instant::now());
+            let _ = self.link.send(LaneName::Names, kind, mark);
+            return;
+        }
+    }
+
+    /// Addresses that are not named yet, but may be.
+    pub fn outstanding(&self) -> usize {
+        let asked = self.mappings.values().map(|state| match state {
+            MappedFile::Asked(_, offsets) => offsets.len(),
+            MappedFile::Known(_) | MappedFile::Failed => 0,
+        });
+        self.link.waiting(LaneName::Names)
+            + asked.sum::<usize>()
+            + self.kernel.wanted()
+            + self.files.values().map(|file| file.addresses.wanted()).sum::<usize>()
+            + self.perf_maps.values().map(|map| map.addresses.wanted()).sum::<usize>()
+    }
+
+    /// Lets perf maps be asked once more for what they did not name: the profile is to be written.
+    pub fn retry_perf_maps(&mut self) {
+        for map in self.perf_maps.values_mut() {
+            map.addresses.want_unnamed_again();
+        }
+    }
+
+    /// Forgets everything about other mappings and processes than these.
+    pub fn retain(&mut self, mappings: &HashSet<MappingId>, lives: &HashSet<LifeId>) {
+        self.mappings.retain(|mapping, _| mappings.contains(mapping));
+        self.perf_maps.retain(|life, _| lives.contains(life));
+        let used: HashSet<_> = self
+            .mappings
+            .values()
+            .filter_map(|state| match state {
+                MappedFile::Known(key) => Some(*key),
+                MappedFile::Asked(..) | MappedFile::Failed => None,
+            })
+            .collect();
+        self.files.retain(|key, file| file.refused || used.contains(key));
+        self.strings.forget_unused();
+    }
+}
+
+fn said(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Died => "died",
+        Failure::Late => "did not answer in time",
+        Failure::Lost => "was lost",
+    }
+}
