@@ -7,7 +7,16 @@ use super::{Location, Mapping, Profile};
 /// First address of the kernel's half, on both architectures.
 const KERNEL_START: u64 = 1 << 63;
 
+/// What stands for the program in a profile of everything.
+pub(super) const HOST: &str = "[host]";
+
 impl Profile {
+    /// Whether it is a profile of everything, as [`MergedName::Host`](super::merge::MergedName)
+    /// makes it.
+    pub fn is_host(&self) -> bool {
+        self.mappings.first().is_some_and(|mapping| &*mapping.file == HOST)
+    }
+
     /// The mapping that covers `location`, if one does.
     pub fn mapping_of(&self, location: &Location) -> Option<&Mapping> {
         location.mapping.and_then(|index| self.mappings.get(index as usize))

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{Function, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Window};
+use super::{
+    Function, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Window, frame::HOST,
+};
 
 /// What a merged profile is called: what pprof prints as `File:`, which is its first mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,7 @@ fn host() -> Mapping {
         start: 0,
         end: 0,
         file_offset: 0,
-        file: "[host]".into(),
+        file: HOST.into(),
         build_id: "".into(),
         has_functions: true,
         has_filenames: true,

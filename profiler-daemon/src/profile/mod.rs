@@ -59,7 +59,8 @@ pub struct Window {
     pub duration: Duration,
     /// Units of [`Kind::period_type`] between two samples.
     pub period: u64,
-    /// Comments that are of no process: host, kernel, version, frequency, losses.
+    /// Comments that are of no process: host, kernel, version, frequency, losses. A merged profile
+    /// has these, then those of the profiles.
     pub comments: Vec<String>,
 }
 
