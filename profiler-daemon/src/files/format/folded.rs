@@ -35,7 +35,7 @@ fn lines(profile: &Profile) -> BTreeMap<String, i64> {
             line.push(';');
             line.push_str(&names[location as usize]);
         }
-        let sum: &mut i64 = lines.entry(not_a_count(line)).or_default();
+        let sum: &mut i64 = lines.entry(line).or_default();
         *sum = sum.saturating_add(count);
     }
     lines
@@ -57,8 +57,11 @@ fn frames(profile: &Profile, location: &crate::profile::Location) -> String {
 }
 
 /// `name` without what ends a frame or a line, or what XML can't hold; never empty.
+///
+/// Readers take a number at the end of a line for a count, and two for a difference: a name that
+/// ends in one, and so may be the last of a line, loses the space before it.
 fn sanitize(name: &str) -> String {
-    let clean: String = name
+    let mut clean: String = name
         .trim()
         .chars()
         .map(|character| match character {
@@ -68,19 +71,12 @@ fn sanitize(name: &str) -> String {
             _ => character,
         })
         .collect();
-    if clean.is_empty() { "?".to_owned() } else { clean }
-}
-
-/// Readers take a number at the end of a line for a count, and two for a difference: a last frame
-/// that ends in one loses the space before it. A line that begins with "# " they skip.
-fn not_a_count(mut line: String) -> String {
-    if let Some(space) = line.rfind(' ') {
-        let is_number = line[space + 1..].bytes().all(|it| it.is_ascii_digit() || it == b'.');
-        if is_number {
-            line.replace_range(space..=space, "_");
-        }
+    if let Some(space) = clean.rfind(' ')
+        && clean[space + 1..].bytes().all(|it| it.is_ascii_digit() || it == b'.')
+    {
+        clean.replace_range(space..=space, "_");
     }
-    line
+    if clean.is_empty() { "?".to_owned() } else { clean }
 }
 
 #[cfg(test)]
@@ -113,7 +109,8 @@ mod tests {
         let mut profile = program(7, "a;b 3", 0x40_0000);
         profile.functions[2].name = "f(int; char)\nroot 12".into();
         profile.functions[0].name = "fake_[k]".into();
-        assert!(render(&profile).starts_with("a:b_3;fake_(k);work;f(int: char)?root_12 5\n"));
+        let folded = render(&profile);
+        assert!(folded.starts_with("a:b_3;fake_(k);work;f(int: char)?root_12 5\n"), "{folded}");
     }
 
     proptest! {
