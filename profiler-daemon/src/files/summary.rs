@@ -75,7 +75,6 @@ impl Style {
 /// The windows of a run, added up.
 #[derive(Debug, Default)]
 pub struct Summary {
-    kind: Option<Kind>,
     duration: Duration,
     rows: HashMap<Group, (Row, usize)>,
     top: Top,
@@ -90,7 +89,6 @@ impl Summary {
     /// Adds a window of a run; all of one kind.
     pub fn add(&mut self, report: Report) {
         let Report { window, rows, top, directory, everything, first_look, failures } = report;
-        self.kind = Some(window.kind);
         self.duration += window.duration;
         self.windows += 1;
         self.top.unite(&top);

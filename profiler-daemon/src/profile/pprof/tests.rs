@@ -7,7 +7,8 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::profile::{
-    Function, Mapping, Process,
+    Function, Mapping, Process, Window,
+    merge::{MergedName, merge},
     sample::{any_profile, empty, process, program},
 };
 
@@ -283,6 +284,27 @@ fn pprofs_top_is_ours() {
         })
         .collect();
     assert_eq!(rows, ours, "{top}");
+}
+
+#[test]
+fn pprof_names_a_profile_of_everything_host() {
+    let profiles = [program(7, "app", 0x40_0000), program(8, "app", 0x7f00_0000_0000)];
+    let window = Window {
+        kind: Kind::Cpu,
+        start: profiles[0].start,
+        duration: profiles[0].duration,
+        period: profiles[0].period,
+        comments: vec!["lost.ring_buffer=3".to_owned()],
+    };
+    let merged = merge(&window, &profiles.iter().collect::<Vec<_>>(), MergedName::Host);
+    let Some(top) = pprof(&merged, &["-top", "-unit=ms"]) else { return };
+    for part in
+        ["File: [host]", "lost.ring_buffer=3", "outcome.complete=18", "Total samples = 200ms"]
+    {
+        assert!(top.contains(part), "no {part:?} in\n{top}");
+    }
+    let raw = pprof(&merged, &["-raw"]).unwrap();
+    assert_eq!(parse_raw(&raw), expected(&merged));
 }
 
 #[test]
