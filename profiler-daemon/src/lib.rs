@@ -1,6 +1,7 @@
 //! rprofd: kernel records → samples of a process → one profile per process, kind and window →
 //! sinks.
 
+pub mod files;
 pub mod kernel;
 pub mod process;
 pub mod profile;

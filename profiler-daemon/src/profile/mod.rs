@@ -1,6 +1,14 @@
 //! The profile as every sink gets it: symbolized, self-contained, one kind, one window.
 
+pub mod frame;
+pub mod merge;
+pub mod pprof;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod top;
+
 use std::{
+    ops::AddAssign,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -33,6 +41,27 @@ impl Kind {
             Self::Cpu => ("cpu", "nanoseconds"),
         }
     }
+
+    /// Index in [`Sample::values`] of how often something was seen.
+    pub const COUNT: usize = 0;
+    /// Index in [`Sample::values`] of what is shown unless asked otherwise.
+    pub const DEFAULT: usize = 1;
+}
+
+/// What all profiles of one kind and window have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// What was measured.
+    pub kind: Kind,
+    /// Its start.
+    pub start: SystemTime,
+    /// Its length.
+    pub duration: Duration,
+    /// Units of [`Kind::period_type`] between two samples.
+    pub period: u64,
+    /// Comments that are of no process: host, kernel, version, frequency, losses. A merged profile
+    /// has these, then those of the profiles.
+    pub comments: Vec<String>,
 }
 
 /// Samples of one kind and window: of one process, or merged from several.
@@ -60,8 +89,18 @@ pub struct Profile {
     pub samples: Vec<Sample>,
     /// How unwinding ended, over all samples.
     pub outcomes: Outcomes,
-    /// Command line, host, kernel, version, frequency and each loss, one per entry.
+    /// Host, kernel, version, frequency and each loss, one `key=value` per entry. The processes'
+    /// command line and `outcomes` are not in it: [`pprof::encode`] adds them.
     pub comments: Vec<String>,
+}
+
+impl Profile {
+    /// The sum over all samples, per sample type.
+    pub fn totals(&self) -> [i64; 2] {
+        self.samples.iter().fold([0; 2], |sum, sample| {
+            std::array::from_fn(|i| sum[i].saturating_add(sample.values[i]))
+        })
+    }
 }
 
 /// A process: pid and start time tell it from every other.
@@ -169,4 +208,61 @@ pub struct Outcomes {
     pub unreadable: u64,
     /// Samples without a user stack (kernel threads, `--kernel-only`).
     pub none: u64,
+}
+
+impl Outcomes {
+    /// Each count and the word for it, as in the comment `outcome.truncated=3`.
+    pub fn by_name(&self) -> [(&'static str, u64); 8] {
+        let Self {
+            complete,
+            guessed,
+            truncated,
+            no_mapping,
+            no_rule,
+            unsupported_rule,
+            unreadable,
+            none,
+        } = *self;
+        [
+            ("complete", complete),
+            ("guessed", guessed),
+            ("truncated", truncated),
+            ("no_mapping", no_mapping),
+            ("no_rule", no_rule),
+            ("unsupported_rule", unsupported_rule),
+            ("unreadable", unreadable),
+            ("none", none),
+        ]
+    }
+
+    /// Samples with a user stack, however it ended.
+    pub fn user_stacks(&self) -> u64 {
+        let all =
+            self.by_name().into_iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(count));
+        all - self.none
+    }
+}
+
+impl AddAssign for Outcomes {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            complete,
+            guessed,
+            truncated,
+            no_mapping,
+            no_rule,
+            unsupported_rule,
+            unreadable,
+            none,
+        } = other;
+        let add = |sum: &mut u64, count| *sum = sum.saturating_add(count);
+        add(&mut self.complete, complete);
+        add(&mut self.guessed, guessed);
+        add(&mut self.truncated, truncated);
+        add(&mut self.no_mapping, no_mapping);
+        add(&mut self.no_rule, no_rule);
+        add(&mut self.unsupported_rule, unsupported_rule);
+        add(&mut self.unreadable, unreadable);
+        add(&mut self.none, none);
+    }
 }

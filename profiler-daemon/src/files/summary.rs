@@ -1,0 +1,333 @@
+//! What a run says at its end: the hottest functions, a table, and what to type next.
+
+use std::{
+    collections::HashMap,
+    env,
+    fmt::Write as _,
+    io::IsTerminal,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use unicode_width::UnicodeWidthStr as _;
+
+use super::{
+    FirstLook, Report, Row,
+    name::Group,
+    printable::{cut_middle, escape, left, right},
+    quantity,
+};
+use crate::profile::{Kind, Outcomes, top::Top};
+
+/// Functions that are shown.
+const FUNCTIONS: usize = 10;
+
+/// Rows of the table that are shown.
+const ROWS: usize = 20;
+
+/// Widest line where there is no terminal to fit.
+const DEFAULT_WIDTH: usize = 120;
+
+/// Columns that names keep however narrow a terminal is.
+const MIN_NAME: usize = 8;
+
+/// How a summary is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// Columns of a line.
+    pub width: usize,
+    /// Whether escape sequences are understood, and wanted.
+    pub has_colors: bool,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Self { width: DEFAULT_WIDTH, has_colors: false }
+    }
+}
+
+impl Style {
+    /// What suits `stream`: its width and colours if it is a terminal, without colours under
+    /// `NO_COLOR` or `TERM=dumb`.
+    pub fn of(stream: &(impl IsTerminal + AsFd)) -> Self {
+        if !stream.is_terminal() {
+            return Self::default();
+        }
+        let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let columns = rustix::termios::tcgetwinsize(stream).map_or(0, |size| size.ws_col);
+        Self {
+            width: if columns == 0 { 80 } else { usize::from(columns) },
+            has_colors: !is_set("NO_COLOR") && !is_dumb,
+        }
+    }
+
+    fn bold(self, text: &str) -> String {
+        if self.has_colors { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn faint(self, text: &str) -> String {
+        if self.has_colors { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// The windows of a run, added up.
+#[derive(Debug, Default)]
+pub struct Summary {
+    duration: Duration,
+    rows: HashMap<Group, (Row, usize)>,
+    top: Top,
+    directory: Option<PathBuf>,
+    everything: Option<PathBuf>,
+    first_look: Option<FirstLook>,
+    failures: Vec<String>,
+    windows: usize,
+}
+
+impl Summary {
+    /// Adds a window of a run; all of one kind.
+    pub fn add(&mut self, report: Report) {
+        let Report { window, rows, top, directory, everything, first_look, failures } = report;
+        self.duration += window.duration;
+        self.windows += 1;
+        self.top.unite(&top);
+        for row in rows {
+            let files = usize::from(row.file.is_some());
+            match self.rows.get_mut(&row.group) {
+                None => {
+                    self.rows.insert(row.group.clone(), (row, files));
+                }
+                Some((known, known_files)) => {
+                    known.totals =
+                        std::array::from_fn(|i| known.totals[i].saturating_add(row.totals[i]));
+                    known.outcomes += row.outcomes;
+                    known.processes = known.processes.max(row.processes);
+                    known.process = row.process;
+                    known.file = row.file.or(known.file.take());
+                    *known_files += files;
+                }
+            }
+        }
+        self.directory = directory.or(self.directory.take());
+        self.everything = everything.or(self.everything.take());
+        self.first_look = first_look.or(self.first_look.take());
+        self.failures.extend(failures.iter().map(ToString::to_string));
+    }
+
+    /// The text, ending in a newline.
+    pub fn render(&self, style: Style) -> String {
+        let mut text = String::new();
+        let samples = self.samples();
+        if samples == 0 {
+            text.push_str(&self.nothing());
+        } else {
+            self.write_functions(&mut text, style);
+            text.push('\n');
+            self.write_table(&mut text, style);
+        }
+        for failure in &self.failures {
+            line(&mut text, &format!("Not written: {}", escape(failure)));
+        }
+        self.write_next(&mut text, style, samples);
+        text
+    }
+
+    fn samples(&self) -> i64 {
+        self.rows.values().fold(0, |sum, (row, _)| sum.saturating_add(row.totals[Kind::COUNT]))
+    }
+
+    fn nothing(&self) -> String {
+        let seconds = self.duration.as_secs_f64();
+        format!(
+            "No samples: nothing that is profiled ran on a CPU in these {seconds:.1} s.\n\
+             A process that waits is idle to a CPU profile; `-k wall` shows what it waits for.\n"
+        )
+    }
+
+    fn write_functions(&self, text: &mut String, style: Style) {
+        let total = self.top.total();
+        let hottest = self.top.hottest(FUNCTIONS);
+        line(text, &style.bold(&format!("{:>7} {:>7}  Hottest functions", "flat", "cum")));
+        let used = 7 + 1 + 7 + 2;
+        let room = style.width.saturating_sub(used).max(MIN_NAME);
+        for entry in hottest {
+            let mut binary = escape(&entry.binary).into_owned();
+            if entry.name.starts_with('[') {
+                binary.clear();
+            }
+            let binary = cut_middle(&binary, room / 3);
+            let gap = if binary.is_empty() { 0 } else { binary.width() + 2 };
+            let name = escape(&entry.name);
+            let name = cut_middle(&name, room - gap);
+            let gap = if binary.is_empty() { "" } else { "  " };
+            line(
+                text,
+                &format!(
+                    "{:>7} {:>7}  {name}{gap}{}",
+                    quantity::percent(entry.flat, total),
+                    quantity::percent(entry.cumulative, total),
+                    style.faint(&binary)
+                ),
+            );
+        }
+    }
+
+    fn write_table(&self, text: &mut String, style: Style) {
+        let mut rows: Vec<&(Row, usize)> = self.rows.values().collect();
+        rows.sort_by(|(a, _), (b, _)| {
+            b.totals[Kind::COUNT].cmp(&a.totals[Kind::COUNT]).then_with(|| a.group.cmp(&b.group))
+        });
+        let mut all = Outcomes::default();
+        let mut totals = [0_i64; 2];
+        for (row, _) in &rows {
+            all += row.outcomes;
+            totals = std::array::from_fn(|i| totals[i].saturating_add(row.totals[i]));
+        }
+        let mut table =
+            vec![["PROCESS", "PID", "SAMPLES", "CPU TIME", "COMPLETE", "FILE"].map(str::to_owned)];
+        table.extend(rows.iter().take(ROWS).map(|(row, files)| cells(row, *files)));
+        let file = self.everything.as_deref().and_then(Path::file_name);
+        table.push([
+            "all".to_owned(),
+            String::new(),
+            totals[Kind::COUNT].to_string(),
+            quantity::seconds(totals[Kind::DEFAULT]),
+            complete(&all),
+            file.map_or_else(String::new, |it| escape(&it.to_string_lossy()).into_owned()),
+        ]);
+        write_columns(text, style, &table);
+
+        let hidden = rows.len().saturating_sub(ROWS);
+        if hidden > 0 {
+            line(text, &format!("… and {hidden} less busy ones."));
+        }
+        let (alone, samples) = rows
+            .iter()
+            .filter(|(row, _)| row.file.is_none())
+            .fold((0_usize, 0_i64), |(n, sum), (row, _)| {
+                (n + 1, sum.saturating_add(row.totals[Kind::COUNT]))
+            });
+        if let (1.., Some(file), Some(_)) = (alone, file, &self.directory) {
+            let file = file.to_string_lossy();
+            line(
+                text,
+                &format!(
+                    "{alone} of these ({samples} samples) {} no file of their own: {} has them.",
+                    if alone == 1 { "has" } else { "have" },
+                    escape(&file)
+                ),
+            );
+        }
+        if all.guessed > 0 {
+            line(
+                text,
+                "~ frame pointers were followed where no rule was known: callers may be missing.",
+            );
+        }
+        if self.windows > 1 {
+            line(text, &format!("{} windows; the files of the last are named.", self.windows));
+        }
+    }
+
+    fn write_next(&self, text: &mut String, style: Style, samples: i64) {
+        if let Some(directory) = &self.directory {
+            line(text, &format!("\nFiles are in {}", escape(&directory.to_string_lossy())));
+        }
+        if samples == 0 {
+            return;
+        }
+        let next = match &self.first_look {
+            Some(FirstLook::Pprof(file)) => {
+                format!("Next: {}", style.bold(&format!("go tool pprof -http=: {}", quoted(file))))
+            }
+            Some(FirstLook::FlameGraph(file)) => {
+                format!("Open in a browser: {}", style.bold(&escape(&file.to_string_lossy())))
+            }
+            Some(FirstLook::File(file)) => {
+                format!("Look at {}", style.bold(&escape(&file.to_string_lossy())))
+            }
+            None => return,
+        };
+        line(text, &next);
+    }
+}
+
+/// `path` as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "/._-+,:@%=~".contains(it);
+    if path.chars().all(is_plain) {
+        return path.into_owned();
+    }
+    format!("'{}'", escape(&path).replace('\'', r"'\''"))
+}
+
+fn cells(row: &Row, files: usize) -> [String; 6] {
+    let name = match &row.group {
+        Group::Process(..) => &*row.process.comm,
+        Group::Name(name) => name.as_str(),
+    };
+    let pid = match &row.group {
+        Group::Process(pid, _) => pid.to_string(),
+        Group::Name(_) if row.processes == 1 => row.process.pid.to_string(),
+        Group::Name(_) => format!("{} of them", row.processes),
+    };
+    let more = if files > 1 { format!(" (+{})", files - 1) } else { String::new() };
+    [
+        escape(name).into_owned(),
+        pid,
+        row.totals[Kind::COUNT].to_string(),
+        quantity::seconds(row.totals[Kind::DEFAULT]),
+        complete(&row.outcomes),
+        row.file.as_ref().map_or_else(String::new, |file| format!("{file}{more}")),
+    ]
+}
+
+/// How many user stacks are whole, with a `~` where some are by guess; `-` without user stacks.
+fn complete(outcomes: &Outcomes) -> String {
+    let stacks = outcomes.user_stacks();
+    if stacks == 0 {
+        return "-".to_owned();
+    }
+    let whole = outcomes.complete.saturating_add(outcomes.guessed);
+    // 100% is said of all of them alone.
+    let percent = if whole == stacks {
+        100.0
+    } else {
+        (1000.0 * whole as f64 / stacks as f64).floor() / 10.0
+    };
+    let mark = if outcomes.guessed > 0 { "~" } else { "" };
+    format!("{mark}{percent}%")
+}
+
+/// Rows with their columns aligned; the first column and the last, which hold names, share what
+/// the width leaves.
+fn write_columns(text: &mut String, style: Style, table: &[[String; 6]]) {
+    let mut widths: [usize; 6] = std::array::from_fn(|column| {
+        table.iter().map(|row| row[column].width()).max().unwrap_or(0)
+    });
+    let gaps = 2 * (widths.len() - 1);
+    let numbers: usize = widths[1..5].iter().sum();
+    let room = style.width.saturating_sub(numbers + gaps).max(2 * MIN_NAME);
+    if widths[0] + widths[5] > room {
+        widths[0] = widths[0].min((room / 3).max(room.saturating_sub(widths[5])));
+        widths[5] = widths[5].min(room - widths[0]);
+    }
+    for (number, row) in table.iter().enumerate() {
+        let mut cells = vec![left(&cut_middle(&row[0], widths[0]), widths[0])];
+        cells.extend((1..5).map(|column| right(&row[column], widths[column])));
+        cells.push(cut_middle(&row[5], widths[5]).into_owned());
+        let cells = cells.join("  ");
+        let cells = cells.trim_end();
+        line(text, &if number == 0 { style.bold(cells) } else { cells.to_owned() });
+    }
+}
+
+fn line(text: &mut String, line: &str) {
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests;
