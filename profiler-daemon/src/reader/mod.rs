@@ -1,3 +1,51 @@
 //! The reader: a child process that alone touches files, paths and memory of other processes.
+//!
+//! [`client`] is the core's side, [`protocol`] and [`wire`] are what both sides share, and
+//! [`child`] is the process itself.
 
+pub mod child;
+pub mod client;
+mod debug_file;
+mod elf;
+mod files;
+mod kallsyms;
+mod lane;
+pub mod link;
+mod name_table;
+mod names;
+mod perf_map;
+mod processes;
 pub mod protocol;
+pub mod sandbox;
+mod seccomp;
+mod sys;
+mod target_path;
+pub mod wire;
+
+#[cfg(test)]
+mod tests {
+    /// A small seeded generator (xorshift64*), so that a failing case can be run again.
+    pub(super) struct Random(u64);
+
+    impl Random {
+        pub(super) fn new(seed: u64) -> Self {
+            Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        }
+
+        pub(super) fn next(&mut self) -> u64 {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        }
+
+        pub(super) fn below(&mut self, end: u64) -> u64 {
+            (self.next() >> 11) % end
+        }
+
+        /// Fewer than `end` random bytes.
+        pub(super) fn bytes(&mut self, end: u64) -> Vec<u8> {
+            (0..self.below(end)).map(|_| self.next() as u8).collect()
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What the reader process runs.
+
+use std::ffi::OsStr;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setpriority_process,
+    setrlimit,
+};
+
+use super::files::{FileTable, MAX_OPEN_FILES};
+use super::lane::{Answer, serve};
+use super::names::Namer;
+use super::protocol::{ProcessList, reply, request};
+use super::sandbox::{self, SandboxError};
+use super::wire::WireError;
+use super::{processes, sys};
+
+/// First argument of a process that is to be a reader.
+pub const ARGUMENT: &str = "__reader";
+
+/// Argument that names a directory with debug files: `--debug-dir=DIR`, any number of times.
+pub const DEBUG_DIR: &str = "--debug-dir=";
+
+/// Descriptor of the files lane.
+pub const FILES_FD: RawFd = 3;
+
+/// Descriptor of the names lane.
+pub const NAMES_FD: RawFd = 4;
+
+/// Niceness of the names lane, whose work may take seconds.
+const NAMES_NICENESS: i32 = 5;
+
+/// Stack of the names lane, in bytes: demangling and inlined functions recurse.
+const NAMES_STACK_BYTES: usize = 16 << 20;
+
+/// Descriptors that may be open: each file with its debug file, both once more while they are
+/// being named, and some.
+const DESCRIPTORS: u64 = 4 * MAX_OPEN_FILES as u64 + 256;
+
+/// Why the reader ended early.
+#[derive(Debug, thiserror::Error)]
+enum ChildError {
+    /// It was started by hand.
+    #[error("this is started by rprofd itself ({0})")]
+    Arguments(String),
+    /// A system call failed.
+    #[error("{call}: {io_error}")]
+    Call { call: &'static str, io_error: std::io::Error },
+    /// The sandbox could not be entered.
+    #[error("sandbox: {0}")]
+    Sandbox(#[from] SandboxError),
+    /// A lane failed.
+    #[error(transparent)]
+    Lane(#[from] WireError),
+}
+
+/// Runs the reader on the lanes at descriptors [`FILES_FD`] and [`NAMES_FD`], until either ends.
+/// To be called first thing in `main`, while there is one thread.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rprofd: reader: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), ChildError> {
+    sys::ignore_termination_signals();
+    sys::unmap_large_blocks_when_freed();
+    let debug_dirs = debug_dirs(std::env::args_os().skip(2))?;
+    let lane = |fd| {
+        let owned = sys::inherited(fd).map_err(failed("lane"))?;
+        Ok::<_, ChildError>(UnixStream::from(owned))
+    };
+    let (files, names) = (lane(FILES_FD)?, lane(NAMES_FD)?);
+    raise_descriptor_limit();
+    let table = Arc::new(FileTable::new(debug_dirs));
+
+    let missing = sandbox::drop_privileges()?;
+    if !missing.is_empty() {
+        eprintln!("rprofd: reader: some files will not be readable without {}", missing.join(", "));
+    }
+    // Only now: a change of user clears it (kernel/cred.c, commit_creds).
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|errno| failed("prctl(PR_SET_PDEATHSIG)")(errno.into()))?;
+
+    // The filter allows no new thread, so the names lane's waits behind the first barrier for it
+    // to be installed; passing that barrier shows that the thread is past its own start.
+    let started = Arc::new(Barrier::new(2));
+    let (release, released) = channel();
+    std::thread::Builder::new()
+        .name("names".to_owned())
+        .stack_size(NAMES_STACK_BYTES)
+        .spawn({
+            let (started, table) = (Arc::clone(&started), Arc::clone(&table));
+            move || names_lane(names, &table, &started, &released)
+        })
+        .map_err(failed("clone"))?;
+    started.wait();
+    sandbox::install_filter(&[FILES_FD, NAMES_FD])?;
+    drop(release);
+
+    serve(files, &mut Files { table })?;
+    Ok(())
+}
+
+/// The names lane's thread. Its end is the process's.
+fn names_lane(
+    stream: UnixStream,
+    table: &Arc<FileTable>,
+    started: &Barrier,
+    released: &Receiver<()>,
+) {
+    // Linux applies it to the calling thread alone. Without it naming competes a little more.
+    let _ = setpriority_process(None, NAMES_NICENESS);
+    started.wait();
+    // Nothing is ever sent: the sender's end is the signal.
+    let _ = released.recv();
+    let status = match serve(stream, &mut Namer::new(Arc::clone(table))) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("rprofd: reader: {error}");
+            1
+        }
+    };
+    std::process::exit(status);
+}
+
+fn debug_dirs(
+    arguments: impl Iterator<Item = std::ffi::OsString>,
+) -> Result<Vec<PathBuf>, ChildError> {
+    arguments
+        .map(|argument| {
+            let bytes = argument.into_vec();
+            match bytes.strip_prefix(DEBUG_DIR.as_bytes()) {
+                Some(dir) => Ok(OsStr::from_bytes(dir).into()),
+                None => Err(ChildError::Arguments(String::from_utf8_lossy(&bytes).into_owned())),
+            }
+        })
+        .collect()
+}
+
+/// Where it stays lower, opening fails once it is reached.
+fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+    if current.is_some_and(|current| current < wanted) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+    }
+}
+
+fn failed(call: &'static str) -> impl FnOnce(std::io::Error) -> ChildError {
+    move |io_error| ChildError::Call { call, io_error }
+}
+
+/// Answers the files lane.
+struct Files {
+    table: Arc<FileTable>,
+}
+
+impl Answer for Files {
+    fn answer(&mut self, request: request::Kind) -> reply::Kind {
+        let result = match request {
+            request::Kind::Processes(_) => processes::list()
+                .map(reply::Kind::Processes)
+                .map_err(|io_error| format!("/proc: {io_error}")),
+            request::Kind::Process(process) => processes::read(process.pid)
+                .map(|process| reply::Kind::Processes(ProcessList { processes: vec![process] }))
+                .map_err(|error| error.to_string()),
+            request::Kind::Open(open) => {
+                self.table.open(&open).map(reply::Kind::File).map_err(|error| error.to_string())
+            }
+            request::Kind::NameFile(_)
+            | request::Kind::NameKernel(_)
+            | request::Kind::NamePerfMap(_) => Err("this is asked on the names lane".to_owned()),
+        };
+        result.unwrap_or_else(reply::Kind::Error)
+    }
+
+    fn rest_after(&self) -> Option<Duration> {
+        None
+    }
+
+    fn rest(&mut self) {}
+}

@@ -1,0 +1,107 @@
+//! The core's side of the reader: starting the child, and ending it.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::child::{ARGUMENT, DEBUG_DIR};
+use super::sys;
+
+/// The program that is running, even if its file was replaced or deleted.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// Why a reader could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ReaderError {
+    /// The lanes could not be made: too many open files, most likely.
+    #[error("cannot make a connection for the reader: {call}: {io_error}")]
+    Lanes {
+        /// The call that failed.
+        call: &'static str,
+        /// The operating system's error.
+        io_error: std::io::Error,
+    },
+    /// The child could not be started.
+    #[error("cannot start the reader (is /proc mounted?): {io_error}")]
+    Start {
+        /// The operating system's error.
+        io_error: std::io::Error,
+    },
+}
+
+/// A running reader. Dropping it kills the child and waits for its end.
+#[derive(Debug)]
+pub struct Reader {
+    /// The child process.
+    pub child: Child,
+    /// The lane for `Processes`, `Process` and `Open`.
+    pub files: UnixStream,
+    /// The lane for naming.
+    pub names: UnixStream,
+}
+
+impl Reader {
+    /// Starts a reader: this same program. The streams are blocking.
+    ///
+    /// The kernel kills the child when the *thread* that called this ends (`PR_SET_PDEATHSIG`
+    /// works so), hence call it on one that lives as long as the reader shall.
+    ///
+    /// # Errors
+    ///
+    /// [`ReaderError`]. A child that starts and then fails says why on standard error and closes
+    /// its lanes.
+    pub fn spawn(debug_dirs: &[PathBuf]) -> Result<Self, ReaderError> {
+        Self::spawn_program(Path::new(THIS_PROGRAM), debug_dirs)
+    }
+
+    /// As [`Reader::spawn`], with `program` as the `rprofd` binary.
+    ///
+    /// # Errors
+    ///
+    /// [`ReaderError`].
+    pub fn spawn_program(program: &Path, debug_dirs: &[PathBuf]) -> Result<Self, ReaderError> {
+        let (files, files_of_child) = pair()?;
+        let (names, names_of_child) = pair()?;
+        let sources = [high_duplicate(&files_of_child)?, high_duplicate(&names_of_child)?];
+
+        let mut command = Command::new(program);
+        command
+            .arg0("rprofd")
+            .arg(ARGUMENT)
+            .args(debug_dirs.iter().map(|dir| {
+                let mut argument = OsString::from(DEBUG_DIR);
+                argument.push(dir);
+                argument
+            }))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        // The two pairs above hold the lowest free numbers, so 3 and 4 are in use.
+        sys::pass_descriptors(&mut command, [sources[0].as_raw_fd(), sources[1].as_raw_fd()]);
+        let child = command.spawn().map_err(|io_error| ReaderError::Start { io_error })?;
+        drop((files_of_child, names_of_child));
+        Ok(Self { child, files, names })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Both fail only if the child was waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pair() -> Result<(UnixStream, UnixStream), ReaderError> {
+    UnixStream::pair().map_err(|io_error| ReaderError::Lanes { call: "socketpair", io_error })
+}
+
+fn high_duplicate(stream: &UnixStream) -> Result<OwnedFd, ReaderError> {
+    rustix::io::fcntl_dupfd_cloexec(stream.as_fd(), sys::FIRST_SOURCE_FD).map_err(|errno| {
+        ReaderError::Lanes { call: "fcntl(F_DUPFD_CLOEXEC)", io_error: errno.into() }
+    })
+}

@@ -1,0 +1,148 @@
+//! Finding the separate file that holds a binary's debug information.
+//!
+//! The places are GDB's ("Debugging Information in Separate Files"): by build ID below each debug
+//! directory, then by the name in `.gnu_debuglink` beside the binary, in `.debug` beside it, and
+//! below each debug directory. The process's own file system is looked at after ours, so that a
+//! container's debug packages count.
+//!
+//! blazesym follows such links by itself, but from the path that `/proc/self/fd/N` shows, which in
+//! another mount namespace names another file, and without looking what it opens. So a file that
+//! holds links is not given to it as a source of debug information, unless an administrator's
+//! debug directory holds it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::elf::Image;
+use super::target_path::{Root, open_regular};
+
+/// Where build IDs are found in a debug directory.
+const BUILD_ID_DIR: &str = ".build-id";
+
+/// The shortest build ID that makes a path, in bytes.
+const SHORTEST_BUILD_ID_BYTES: usize = 8;
+
+/// Bytes read at once for a checksum.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// A file that holds a binary's debug information.
+#[derive(Debug)]
+pub(super) struct DebugFile {
+    /// The file.
+    pub(super) file: File,
+    /// Its size, in bytes.
+    pub(super) size_bytes: u64,
+    /// Where it was found.
+    pub(super) path: PathBuf,
+    /// The CRC-32 it must have, if build IDs do not prove that it belongs to the binary.
+    pub(super) crc: Option<u32>,
+    /// Its debug information may be read: it does not refer to further files, or an
+    /// administrator put it where it is.
+    pub(super) debug_is_safe: bool,
+}
+
+/// Where a binary was found.
+pub(super) struct Origin<'a> {
+    /// The process that maps it.
+    pub(super) pid: u32,
+    /// Its path as that process sees it.
+    pub(super) path: &'a Path,
+}
+
+/// Finds the debug file of a binary that has no debug information of its own.
+pub(super) fn find(
+    image: &Image,
+    origin: &Origin<'_>,
+    debug_dirs: &[PathBuf],
+) -> Option<DebugFile> {
+    if image.debug.own {
+        return None;
+    }
+    let build_id_path = build_id_path(&image.build_id);
+    let link = image.debug.link.as_ref().map(|link| OsStr::from_bytes(&link.name));
+    if build_id_path.is_none() && link.is_none() {
+        return None;
+    }
+    let directory = origin.path.parent().unwrap_or(Path::new("/"));
+    let in_debug_dirs = || {
+        let by_id =
+            build_id_path.iter().flat_map(|path| debug_dirs.iter().map(move |dir| dir.join(path)));
+        let by_link = link.iter().flat_map(|name| {
+            debug_dirs.iter().map(move |dir| {
+                let below = directory.strip_prefix("/").unwrap_or(directory);
+                dir.join(below).join(name)
+            })
+        });
+        by_id.chain(by_link)
+    };
+    let trusted = in_debug_dirs().find_map(|path| {
+        let file = open_regular(&path).ok()?;
+        accept(image, file, path, true)
+    });
+    if trusted.is_some() {
+        return trusted;
+    }
+    let beside = || {
+        link.iter().flat_map(|name| {
+            [directory.join(name), directory.join(".debug").join(name)]
+                .into_iter()
+                .filter(|path| path != origin.path)
+        })
+    };
+    let roots = [Root::of_process(origin.pid), Root::ours()];
+    roots.into_iter().flatten().find_map(|root| {
+        beside().chain(in_debug_dirs()).find_map(|path| {
+            let file = root.open_regular(&path).ok()?;
+            accept(image, file, path, false)
+        })
+    })
+}
+
+/// Whether a file belongs to the binary: build IDs decide where both have one.
+fn accept(image: &Image, file: File, path: PathBuf, trusted: bool) -> Option<DebugFile> {
+    let size_bytes = file.metadata().ok()?.len();
+    let candidate = Image::read(&file).ok()??;
+    let crc = if image.build_id.is_empty() || candidate.build_id.is_empty() {
+        Some(image.debug.link.as_ref()?.crc)
+    } else if image.build_id == candidate.build_id {
+        None
+    } else {
+        return None;
+    };
+    let debug_is_safe = trusted || !candidate.debug.refers_elsewhere;
+    Some(DebugFile { file, size_bytes, path, crc, debug_is_safe })
+}
+
+impl DebugFile {
+    /// Whether the checksum that `.gnu_debuglink` states is the file's. Reads the whole file.
+    pub(super) fn checksum_agrees(&self) -> bool {
+        let Some(expected) = self.crc else { return true };
+        let Ok(mut file) =
+            open_regular(Path::new(&super::target_path::descriptor_path(&self.file)))
+        else {
+            return false;
+        };
+        let mut hasher = crc32fast::Hasher::new();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match file.read(&mut chunk) {
+                Ok(0) => return hasher.finalize() == expected,
+                Ok(count) => hasher.update(&chunk[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+fn build_id_path(build_id: &[u8]) -> Option<PathBuf> {
+    if build_id.len() < SHORTEST_BUILD_ID_BYTES {
+        return None;
+    }
+    let (first, rest) = build_id.split_first()?;
+    let file = format!("{}.debug", super::files::hexadecimal(rest));
+    Some(Path::new(BUILD_ID_DIR).join(format!("{first:02x}")).join(file))
+}

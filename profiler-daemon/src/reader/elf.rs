@@ -1,0 +1,343 @@
+//! What the reader wants to know of an ELF file, read in bounded pieces by `pread`: a file that
+//! is cut short meanwhile gives an error here, where a mapping would give SIGBUS.
+//!
+//! Structures are those of the System V ABI, chapters "Object Files" and "Program Loading".
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::protocol::Segment;
+
+/// The most executable segments reported of one file.
+const MAX_SEGMENTS: usize = 64;
+/// The most program headers looked at.
+const MAX_PROGRAM_HEADERS: u64 = 4_096;
+/// The most bytes of notes read per segment.
+const MAX_NOTE_BYTES: u64 = 1 << 20;
+/// The most bytes of section names read.
+const MAX_SECTION_NAME_BYTES: u64 = 1 << 20;
+/// The longest build ID taken, in bytes; the kernel takes 20.
+const MAX_BUILD_ID_BYTES: usize = 64;
+/// The longest Go build ID taken, in bytes; Go's are 83.
+const MAX_GO_BUILD_ID_BYTES: usize = 256;
+
+const CLASS_64: u8 = 2;
+const LITTLE_ENDIAN: u8 = 1;
+const PT_LOAD: u64 = 1;
+const PT_NOTE: u64 = 4;
+const PF_X: u64 = 1;
+const SHT_NOBITS: u64 = 8;
+const NT_GNU_BUILD_ID: u32 = 3;
+/// `cmd/internal/buildid` in Go's sources.
+const NT_GO_BUILD_ID: u32 = 4;
+
+/// Why an ELF file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ElfError {
+    /// Bytes that a header promises are not there.
+    #[error("the ELF file is cut short")]
+    Cut,
+    /// A header contradicts itself.
+    #[error("the ELF file is malformed: {0}")]
+    Malformed(&'static str),
+    /// Reading failed.
+    #[error("pread: {0}")]
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for ElfError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Cut,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// An ELF file, as far as naming and mapping need it.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Image {
+    /// Executable load segments.
+    pub(super) segments: Vec<Segment>,
+    /// GNU build ID; empty without one.
+    pub(super) build_id: Vec<u8>,
+    /// Go build ID; empty without one.
+    pub(super) go_build_id: String,
+    /// What its sections say of debug information; all off if they cannot be read.
+    pub(super) debug: DebugSections,
+}
+
+/// What a file's sections say of debug information.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct DebugSections {
+    /// It holds debug information itself.
+    pub(super) own: bool,
+    /// It names another file that holds (part of) its debug information.
+    pub(super) refers_elsewhere: bool,
+    /// `.gnu_debuglink`.
+    pub(super) link: Option<DebugLink>,
+}
+
+/// The contents of `.gnu_debuglink`.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct DebugLink {
+    /// File name, without a directory.
+    pub(super) name: Vec<u8>,
+    /// CRC-32 of the debug file.
+    pub(super) crc: u32,
+}
+
+impl Image {
+    /// Reads an ELF file; `None` if it is none that this machine could run (or no ELF file at
+    /// all).
+    ///
+    /// # Errors
+    ///
+    /// [`ElfError`].
+    pub(super) fn read(file: &File) -> Result<Option<Self>, ElfError> {
+        let Some(header) = Header::read(file)? else { return Ok(None) };
+        let mut image = Self::default();
+        for program in header.program_headers(file)? {
+            match program.kind {
+                PT_LOAD if program.flags & PF_X != 0 => {
+                    if image.segments.len() < MAX_SEGMENTS {
+                        image.segments.push(program.segment());
+                    }
+                }
+                PT_NOTE => image.read_notes(file, &program),
+                _ => {}
+            }
+        }
+        image.debug = header.debug_sections(file).unwrap_or_default();
+        Ok(Some(image))
+    }
+
+    /// A damaged note segment costs the build ID and nothing else.
+    fn read_notes(&mut self, file: &File, program: &ProgramHeader) {
+        let size = program.file_size.min(MAX_NOTE_BYTES);
+        let Ok(bytes) = read_range(file, program.offset, size) else { return };
+        let align = if program.align == 8 { 8 } else { 4 };
+        let mut rest = bytes.as_slice();
+        while let Some((name, kind, contents, next)) = split_note(rest, align) {
+            match (name, kind) {
+                (b"GNU\0", NT_GNU_BUILD_ID)
+                    if self.build_id.is_empty() && contents.len() <= MAX_BUILD_ID_BYTES =>
+                {
+                    self.build_id = contents.to_vec();
+                }
+                (b"Go\0\0", NT_GO_BUILD_ID)
+                    if self.go_build_id.is_empty() && contents.len() <= MAX_GO_BUILD_ID_BYTES =>
+                {
+                    self.go_build_id = contents
+                        .iter()
+                        .take_while(|byte| byte.is_ascii_graphic())
+                        .map(|&byte| char::from(byte))
+                        .collect();
+                }
+                _ => {}
+            }
+            rest = next;
+        }
+    }
+}
+
+/// Splits the first note off: its name (with the terminating zero), type, contents, and the rest.
+fn split_note(bytes: &[u8], align: usize) -> Option<(&[u8], u32, &[u8], &[u8])> {
+    let name_size = usize::try_from(u32_at(bytes, 0)?).ok()?;
+    let size = usize::try_from(u32_at(bytes, 4)?).ok()?;
+    let kind = u32_at(bytes, 8)?;
+    let name = bytes.get(12..12_usize.checked_add(name_size)?)?;
+    let start = (12 + name_size).checked_next_multiple_of(align)?;
+    let end = start.checked_add(size)?;
+    let contents = bytes.get(start..end)?;
+    let next = end.checked_next_multiple_of(align)?;
+    Some((name, kind, contents, bytes.get(next..).unwrap_or_default()))
+}
+
+struct Header {
+    is_64: bool,
+    program_offset: u64,
+    program_size: u64,
+    program_count: u64,
+    section_offset: u64,
+    section_size: u64,
+    section_count: u64,
+    names_index: u64,
+}
+
+struct ProgramHeader {
+    kind: u64,
+    flags: u64,
+    offset: u64,
+    address: u64,
+    file_size: u64,
+    align: u64,
+}
+
+struct Section {
+    name: usize,
+    kind: u64,
+    offset: u64,
+    size: u64,
+    link: u64,
+}
+
+impl Header {
+    fn read(file: &File) -> Result<Option<Self>, ElfError> {
+        let mut bytes = [0; 64];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match file.read_at(&mut bytes[filled..], filled as u64)? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        let bytes = &bytes[..filled];
+        if !bytes.starts_with(b"\x7fELF") {
+            return Ok(None);
+        }
+        let (Some(&class), Some(&order)) = (bytes.get(4), bytes.get(5)) else {
+            return Err(ElfError::Cut);
+        };
+        if order != LITTLE_ENDIAN || !(1..=CLASS_64).contains(&class) {
+            return Ok(None);
+        }
+        let is_64 = class == CLASS_64;
+        let word = |narrow: usize, wide: usize| word_at(bytes, is_64, narrow, wide);
+        let half = |narrow: usize, wide: usize| {
+            let at = if is_64 { wide } else { narrow };
+            let bytes = bytes.get(at..at + 2).ok_or(ElfError::Cut)?;
+            Ok::<_, ElfError>(u64::from(u16::from_le_bytes([bytes[0], bytes[1]])))
+        };
+        Ok(Some(Self {
+            is_64,
+            program_offset: word(28, 32).ok_or(ElfError::Cut)?,
+            section_offset: word(32, 40).ok_or(ElfError::Cut)?,
+            program_size: half(42, 54)?,
+            program_count: half(44, 56)?,
+            section_size: half(46, 58)?,
+            section_count: half(48, 60)?,
+            names_index: half(50, 62)?,
+        }))
+    }
+
+    fn program_headers(&self, file: &File) -> Result<Vec<ProgramHeader>, ElfError> {
+        if self.program_count == 0 {
+            return Ok(Vec::new());
+        }
+        if self.program_size != if self.is_64 { 56 } else { 32 } {
+            return Err(ElfError::Malformed("size of a program header"));
+        }
+        if self.program_count > MAX_PROGRAM_HEADERS {
+            return Err(ElfError::Malformed("too many program headers"));
+        }
+        let size = self.program_size * self.program_count;
+        let bytes = read_range(file, self.program_offset, size)?;
+        let headers = bytes.chunks_exact(self.program_size as usize).map(|bytes| {
+            let word = |narrow, wide| word_at(bytes, self.is_64, narrow, wide).unwrap_or_default();
+            let flags = if self.is_64 { u32_at(bytes, 4) } else { u32_at(bytes, 24) };
+            ProgramHeader {
+                kind: u64::from(u32_at(bytes, 0).unwrap_or_default()),
+                flags: u64::from(flags.unwrap_or_default()),
+                offset: word(4, 8),
+                address: word(8, 16),
+                file_size: word(16, 32),
+                align: word(28, 48),
+            }
+        });
+        Ok(headers.collect())
+    }
+
+    fn debug_sections(&self, file: &File) -> Result<DebugSections, ElfError> {
+        let mut found = DebugSections::default();
+        if self.section_offset == 0 || self.section_size != if self.is_64 { 64 } else { 40 } {
+            return Ok(found);
+        }
+        let mut count = self.section_count;
+        let mut names_index = self.names_index;
+        if count == 0 || names_index == 0xffff {
+            // What does not fit the header's 16 bits is in the first section header.
+            let first = self.sections(file, 1)?;
+            let first = first.first().ok_or(ElfError::Cut)?;
+            count = if count == 0 { first.size } else { count };
+            names_index = if names_index == 0xffff { first.link } else { names_index };
+        }
+        if count > u64::from(u16::MAX) {
+            return Err(ElfError::Malformed("too many sections"));
+        }
+        let sections = self.sections(file, count)?;
+        let names = usize::try_from(names_index).ok().and_then(|index| sections.get(index));
+        let names = names.ok_or(ElfError::Malformed("no section names"))?;
+        if names.size > MAX_SECTION_NAME_BYTES {
+            return Err(ElfError::Malformed("section names are too long"));
+        }
+        let names = read_range(file, names.offset, names.size)?;
+        for section in &sections {
+            let name = names.get(section.name..).unwrap_or_default();
+            let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+            match name {
+                b".debug_info" | b".zdebug_info" => found.own |= section.kind != SHT_NOBITS,
+                b".gnu_debuglink" => {
+                    found.refers_elsewhere = true;
+                    let bytes = read_range(file, section.offset, section.size.min(4_096))?;
+                    found.link = split_debug_link(&bytes);
+                }
+                b".gnu_debugaltlink" | b".debug_sup" => found.refers_elsewhere = true,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn sections(&self, file: &File, count: u64) -> Result<Vec<Section>, ElfError> {
+        let bytes = read_range(file, self.section_offset, count * self.section_size)?;
+        let sections = bytes.chunks_exact(self.section_size as usize).map(|bytes| {
+            let word = |narrow, wide| word_at(bytes, self.is_64, narrow, wide).unwrap_or_default();
+            let link = if self.is_64 { u32_at(bytes, 40) } else { u32_at(bytes, 24) };
+            Section {
+                name: u32_at(bytes, 0).unwrap_or_default() as usize,
+                kind: u64::from(u32_at(bytes, 4).unwrap_or_default()),
+                offset: word(16, 24),
+                size: word(20, 32),
+                link: u64::from(link.unwrap_or_default()),
+            }
+        });
+        Ok(sections.collect())
+    }
+}
+
+impl ProgramHeader {
+    fn segment(&self) -> Segment {
+        Segment { file_offset: self.offset, svma: self.address, size_bytes: self.file_size }
+    }
+}
+
+fn split_debug_link(bytes: &[u8]) -> Option<DebugLink> {
+    let length = bytes.iter().position(|&byte| byte == 0)?;
+    let name = bytes[..length].to_vec();
+    if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
+        return None;
+    }
+    let crc = u32_at(bytes, (length + 1).next_multiple_of(4))?;
+    Some(DebugLink { name, crc })
+}
+
+fn read_range(file: &File, offset: u64, size: u64) -> Result<Vec<u8>, ElfError> {
+    let size = usize::try_from(size).map_err(|_| ElfError::Malformed("size of a range"))?;
+    let mut bytes = vec![0; size];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+}
+
+/// The word of a structure that lies at `narrow` in 32-bit files and at `wide` in 64-bit ones.
+fn word_at(bytes: &[u8], is_64: bool, narrow: usize, wide: usize) -> Option<u64> {
+    if is_64 {
+        bytes.get(wide..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+    } else {
+        u32_at(bytes, narrow).map(u64::from)
+    }
+}

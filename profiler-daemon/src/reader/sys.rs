@@ -1,0 +1,84 @@
+//! The system and C library calls that no safe interface covers.
+#![expect(unsafe_code, reason = "calls into the C library that rustix does not wrap")]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// First descriptor that a child started with [`pass_descriptors`] does not inherit.
+const FIRST_CLOSED_FD: libc::c_uint = 5;
+
+/// Descriptors below this one are never a source for [`pass_descriptors`].
+pub(super) const FIRST_SOURCE_FD: RawFd = 10;
+
+/// Ignores the signals with which a terminal or a service manager ends a process group: when the
+/// reader ends is the core's decision.
+pub(super) fn ignore_termination_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+        // SAFETY: SIG_IGN runs no code of ours, and these signals may be ignored.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Gives freed heap memory back to the system.
+pub(super) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim has no precondition and is thread-safe.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Makes the allocator map each large block by itself, so that it goes back to the system once
+/// freed. Left alone, glibc raises the threshold up to 32 MiB with each such block.
+pub(super) fn unmap_large_blocks_when_freed() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt changes an allocator parameter; it is called before threads start.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+    }
+}
+
+/// Takes over a descriptor that this process inherited.
+///
+/// # Errors
+///
+/// `EBADF` if `fd` is not open.
+pub(super) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD on a number that is no descriptor fails and changes nothing.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and the caller, at the start of the process, is the only
+    // one that knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes the child of `command` have `sources` as its descriptors 3 and 4, and no others but the
+/// standard three. `sources` must be [`FIRST_SOURCE_FD`] or above and outlive the spawn, and
+/// 3 and 4 must be in use in this process, or the standard library's own pipe may sit there.
+pub(super) fn pass_descriptors(command: &mut Command, sources: [RawFd; 2]) {
+    let place = move || {
+        for (source, target) in sources.into_iter().zip(3..) {
+            // SAFETY: dup2 is async-signal-safe, and replaces descriptors of the child alone.
+            if unsafe { libc::dup2(source, target) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // Kernels before 5.11 lack the flag: then close-on-exec, which the standard library sets
+        // on all it opens, has to do.
+        // SAFETY: the call marks descriptors of the child alone, and closes none before the exec.
+        unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                FIRST_CLOSED_FD,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes async-signal-safe system calls only and allocates nothing.
+    unsafe { command.pre_exec(place) };
+}
