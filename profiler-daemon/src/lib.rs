@@ -2,9 +2,14 @@
 //! sinks.
 
 mod arch;
+pub mod cli;
+pub mod command;
 pub mod files;
 pub mod kernel;
 pub mod process;
 pub mod profile;
 pub mod reader;
+pub mod recorder;
+pub mod run;
+pub mod sudo;
 pub mod symbolize;

@@ -35,4 +35,20 @@ impl Counters {
         self.stack_lost += stack_lost;
         self.fork_lost += fork_lost;
     }
+
+    /// What was counted on top of `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let Self { entered, idle, filtered, sent, busy, ring_full, stack_lost, fork_lost } = *self;
+        Self {
+            entered: entered.saturating_sub(before.entered),
+            idle: idle.saturating_sub(before.idle),
+            filtered: filtered.saturating_sub(before.filtered),
+            sent: sent.saturating_sub(before.sent),
+            busy: busy.saturating_sub(before.busy),
+            ring_full: ring_full.saturating_sub(before.ring_full),
+            stack_lost: stack_lost.saturating_sub(before.stack_lost),
+            fork_lost: fork_lost.saturating_sub(before.fork_lost),
+        }
+    }
 }

@@ -195,7 +195,7 @@ fn user_stack(
     // SAFETY: the value is copied before anything can replace it.
     let process = unsafe { PROCESSES.get(sample.pid) }
         .copied()
-        .filter(|process| process.start_ns == sample.start_ns)
+        .filter(|process| process.start_ns == 0 || process.start_ns == sample.start_ns)
         .unwrap_or_default();
     let mut context = WalkContext {
         walk: Walk::new(&registers),

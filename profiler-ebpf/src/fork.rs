@@ -33,7 +33,7 @@ fn follow(ctx: &RawTracePointContext) -> Option<()> {
     let target = unsafe { TARGETS.get(parent_pid) }?;
     if target.profiled == 0
         || target.inherited == 0
-        || target.start_ns != parent.process_start_ns(&config)?
+        || !target.is_of(parent.process_start_ns(&config)?)
     {
         return None;
     }

@@ -5,7 +5,7 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Process {
-    /// `start_boottime` of the process's first thread, in nanoseconds.
+    /// `start_boottime` of the process's first thread, in nanoseconds; 0: not known yet, fits any.
     pub start_ns: u64,
     /// First of its elements in `RANGES`.
     pub first: u32,

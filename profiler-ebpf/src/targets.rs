@@ -15,11 +15,13 @@ pub enum Mode {
 
 /// Value of the map `TARGETS`, whose key is the pid.
 ///
-/// It speaks of one process: `start_ns` must be that of the process that has the pid now.
+/// It speaks of one process: `start_ns` must be that of the process that has the pid now. The
+/// daemon learns a start to the nanosecond from the first sample; until then it is 0, which fits
+/// any.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target {
-    /// `start_boottime` of the process's first thread, in nanoseconds.
+    /// `start_boottime` of the process's first thread, in nanoseconds; 0: not known yet.
     pub start_ns: u64,
     /// The exec count the verdict was given for; not looked at if `inherited`.
     pub exec_id: u32,
@@ -27,6 +29,14 @@ pub struct Target {
     pub profiled: u16,
     /// 1: the verdict outlives an `exec` and passes to children.
     pub inherited: u16,
+}
+
+impl Target {
+    /// Whether it speaks of the process that started at `start_ns`.
+    #[inline(always)]
+    pub const fn is_of(&self, start_ns: u64) -> bool {
+        self.start_ns == 0 || self.start_ns == start_ns
+    }
 }
 
 /// What is to be done with a sample.
@@ -46,7 +56,7 @@ pub fn decide(mode: u32, target: Option<&Target>, start_ns: u64, exec_id: u32) -
     }
     let known = match target {
         Some(target)
-            if target.start_ns == start_ns
+            if target.is_of(start_ns)
                 && (target.inherited != 0 || target.exec_id == exec_id) =>
         {
             Some(target.profiled != 0)

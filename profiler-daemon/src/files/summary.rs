@@ -115,6 +115,11 @@ impl Summary {
         self.failures.extend(failures.iter().map(ToString::to_string));
     }
 
+    /// Whether something could not be written.
+    pub fn has_failures(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
     /// The text, ending in a newline.
     pub fn render(&self, style: Style) -> String {
         let mut text = String::new();

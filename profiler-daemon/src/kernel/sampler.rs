@@ -69,6 +69,16 @@ impl Losses {
     pub fn samples(&self) -> u64 {
         self.missed + self.counters.busy + self.counters.ring_full
     }
+
+    /// What came on top of `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            counters: self.counters.since(&before.counters),
+            missed: self.missed.saturating_sub(before.missed),
+            side_band: self.side_band.saturating_sub(before.side_band),
+        }
+    }
 }
 
 /// The programs, attached; drop it to detach them.

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use profiler_ebpf::record::KERNEL_PID;
+
 use super::{Filter, Mapping, MappingId, Mappings};
 use crate::{
     kernel::{Map, SideBand, What},
@@ -17,6 +19,9 @@ const TICK_NS: u64 = 10_000_000;
 
 /// How long a process is remembered after its end, for samples that are still under way.
 const MEMORY_NS: u64 = 2_000_000_000;
+
+/// Samples of a process that was said to have ended are this late at most.
+const LATE_NS: u64 = 100_000_000;
 
 /// Numbers a process: a pid from its start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,8 +45,6 @@ pub enum Change {
     Describe(u32),
     /// The process's current mappings are different: tell the kernel side.
     Mappings(LifeId),
-    /// The process has ended.
-    End(u32),
 }
 
 #[derive(Clone, Debug)]
@@ -201,7 +204,6 @@ impl Table {
                     && let Some(life) = self.lives.get_mut(&id)
                 {
                     life.exit_ns = Some(event.time_ns);
-                    self.changes.push(Change::End(event.pid));
                 }
             }
             What::Lost(_) => {
@@ -420,11 +422,18 @@ impl Table {
             })
             .copied();
         let id = known.unwrap_or_else(|| {
+            if pid == KERNEL_PID && start_ns == 0 {
+                return self.add(pid, "kernel".into(), 0);
+            }
             let id = self.add(pid, "".into(), start_ns);
             self.changes.push(Change::Describe(pid));
             id
         });
         let Some(life) = self.lives.get_mut(&id) else { return ImageRef { life: id, image: 0 } };
+        if life.exit_ns.is_some_and(|exit| exit + LATE_NS < time_ns) {
+            // Its first thread has ended, but others go on.
+            life.exit_ns = None;
+        }
         if !life.start_known {
             life.start_known = true;
             life.edit(|process| process.start_ns = start_ns);
@@ -464,9 +473,10 @@ impl Table {
     }
 
     /// Forgets processes that ended well before `time_ns`, but for those in `keep`, and mappings
-    /// that did.
-    pub fn forget(&mut self, time_ns: u64, keep: &HashSet<LifeId>) {
+    /// that did. Returns the pids that no process has any more.
+    pub fn forget(&mut self, time_ns: u64, keep: &HashSet<LifeId>) -> Vec<u32> {
         let Self { lives, by_pid, .. } = self;
+        let mut free = Vec::new();
         lives.retain(|id, life| {
             let ended = life.exit_ns.is_some_and(|exit| exit + MEMORY_NS < time_ns);
             if ended && !keep.contains(id) {
@@ -474,6 +484,7 @@ impl Table {
                     ids.retain(|other| other != id);
                     if ids.is_empty() {
                         by_pid.remove(&life.process.pid);
+                        free.push(life.process.pid);
                     }
                 }
                 return false;
@@ -485,6 +496,7 @@ impl Table {
             }
             true
         });
+        free
     }
 }
 

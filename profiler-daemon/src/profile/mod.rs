@@ -1,5 +1,7 @@
 //! The profile as every sink gets it: symbolized, self-contained, one kind, one window.
 
+pub mod aggregate;
+pub mod build;
 pub mod frame;
 pub mod merge;
 pub mod pprof;

@@ -1,0 +1,280 @@
+//! The command line: every option's name, help, default and environment variable.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Parser, ValueEnum, builder::RangedU64ValueParser};
+
+use crate::{
+    files::{Format, GroupBy},
+    kernel::Event,
+    process::Glob,
+    profile::Kind,
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  sudo rprofd --pid 1234 -d 30        profile a process for 30 seconds
+  sudo rprofd -d 10s                  profile the whole machine
+  sudo rprofd -- make -j2             profile a command and what it starts
+  sudo rprofd -p 1234 -o flame.svg    a flame graph, until Ctrl-C";
+
+/// Profile any program, without changing it: writes pprof files, flame graphs and tables.
+///
+/// Without a process or command the whole machine is profiled until Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "rprofd", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Options {
+    /// Profile these processes and the children they start
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', env = "RPROFD_PID",
+          value_parser = RangedU64ValueParser::<u32>::new().range(1..=4_194_304))]
+    pub pid: Vec<u32>,
+
+    /// Profile processes whose name fits a pattern (`nginx*`)
+    #[arg(long, value_name = "GLOB", value_delimiter = ',', env = "RPROFD_COMM", value_parser = glob)]
+    pub comm: Vec<Glob>,
+
+    /// Profile processes whose executable fits a pattern (`/usr/sbin/*`, `nginx`)
+    #[arg(long, value_name = "GLOB", value_delimiter = ',', env = "RPROFD_EXE", value_parser = glob)]
+    pub exe: Vec<Glob>,
+
+    /// Profile processes whose cgroup fits a pattern (`*/docker/*`)
+    #[arg(long, value_name = "GLOB", value_delimiter = ',', env = "RPROFD_CGROUP", value_parser = glob)]
+    pub cgroup: Vec<Glob>,
+
+    /// Profile the processes of a systemd unit
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "RPROFD_UNIT")]
+    pub unit: Vec<String>,
+
+    /// Do not follow the children that profiled processes start
+    #[arg(long, env = "RPROFD_NO_CHILDREN")]
+    pub no_children: bool,
+
+    /// What to measure
+    #[arg(short, long, value_name = "KIND", value_delimiter = ',', env = "RPROFD_KIND",
+          default_value = "cpu")]
+    pub kind: Vec<KindOption>,
+
+    /// Samples per second and CPU
+    #[arg(short = 'F', long, value_name = "HZ", env = "RPROFD_FREQUENCY", default_value_t = 99,
+          value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub frequency: u64,
+
+    /// What makes a CPU take a sample
+    #[arg(long, value_name = "EVENT", env = "RPROFD_EVENT", default_value = "cpu-clock")]
+    pub event: EventOption,
+
+    /// How long: `30` (seconds), `500ms`, `30s`, `5m` [default: until Ctrl-C, or the processes end]
+    #[arg(short, long, value_name = "TIME", env = "RPROFD_DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+
+    /// A new profile each TIME [default: one for the whole run]
+    #[arg(short, long, value_name = "TIME", env = "RPROFD_WINDOW", value_parser = duration)]
+    pub window: Option<Duration>,
+
+    /// A directory (a file per process); a file `*.pb.gz`, `*.svg`, `*.folded` or `*.txt`
+    /// (everything in one); `-` (standard output) [default: profiles/<UTC start>/]
+    #[arg(short, long, value_name = "PATH", env = "RPROFD_OUTPUT")]
+    pub output: Option<PathBuf>,
+
+    /// What gets a file of its own [default: pid; comm with --]
+    #[arg(long, value_name = "WHAT", env = "RPROFD_GROUP_BY")]
+    pub group_by: Option<GroupByOption>,
+
+    /// The files' format [default: by the output's name, else pprof]
+    #[arg(long, value_name = "FORMAT", env = "RPROFD_FORMAT")]
+    pub format: Option<FormatOption>,
+
+    /// Leave out kernel stacks
+    #[arg(long, env = "RPROFD_USER_ONLY", conflicts_with = "kernel_only")]
+    pub user_only: bool,
+
+    /// Leave out user stacks
+    #[arg(long, env = "RPROFD_KERNEL_ONLY")]
+    pub kernel_only: bool,
+
+    /// Names from symbol tables alone: less memory, no lines, no inlined functions
+    #[arg(long, env = "RPROFD_NO_INLINES")]
+    pub no_inlines: bool,
+
+    /// Where separate debug files are
+    #[arg(long, value_name = "DIR", env = "RPROFD_DEBUG_DIR", default_value = "/usr/lib/debug")]
+    pub debug_dir: Vec<PathBuf>,
+
+    /// Under sudo, run COMMAND as root instead of as the user who called
+    #[arg(long, env = "RPROFD_AS_ROOT")]
+    pub as_root: bool,
+
+    /// Format of messages on standard error
+    #[arg(long, value_name = "FORMAT", env = "RPROFD_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Say more; twice: much more
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Say less: errors alone
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Start this command, profile it and its children, exit with its status
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `--kind`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KindOption {
+    /// Time on a CPU
+    Cpu,
+}
+
+impl From<KindOption> for Kind {
+    fn from(option: KindOption) -> Self {
+        match option {
+            KindOption::Cpu => Self::Cpu,
+        }
+    }
+}
+
+/// `--event`
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum EventOption {
+    /// A timer of the kernel
+    CpuClock,
+    /// The CPU's own cycle counter, where the machine has one
+    Cycles,
+}
+
+impl From<EventOption> for Event {
+    fn from(option: EventOption) -> Self {
+        match option {
+            EventOption::CpuClock => Self::CpuClock,
+            EventOption::Cycles => Self::Cycles,
+        }
+    }
+}
+
+/// `--group-by`
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum GroupByOption {
+    /// Each process
+    Pid,
+    /// Processes of one name
+    Comm,
+    /// Processes of one executable
+    Exe,
+    /// Everything in one file
+    None,
+}
+
+impl From<GroupByOption> for GroupBy {
+    fn from(option: GroupByOption) -> Self {
+        match option {
+            GroupByOption::Pid => Self::Pid,
+            GroupByOption::Comm => Self::Comm,
+            GroupByOption::Exe => Self::Exe,
+            GroupByOption::None => Self::None,
+        }
+    }
+}
+
+/// `--format`
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FormatOption {
+    /// For `go tool pprof` and its kin
+    Pprof,
+    /// One line per stack
+    Folded,
+    /// A flame graph
+    Svg,
+    /// A table of the hottest functions
+    Text,
+}
+
+impl From<FormatOption> for Format {
+    fn from(option: FormatOption) -> Self {
+        match option {
+            FormatOption::Pprof => Self::Pprof,
+            FormatOption::Folded => Self::Folded,
+            FormatOption::Svg => Self::Svg,
+            FormatOption::Text => Self::Text,
+        }
+    }
+}
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines to read
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+fn glob(text: &str) -> Result<Glob, String> {
+    Glob::new(text).map_err(|error| error.to_string())
+}
+
+/// Parses `30`, `500ms`, `30s`, `5m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    const WRONG: &str = "give a time such as 30 (seconds), 500ms, 30s, 5m or 2h";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| WRONG.to_string())?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 3600 * 1000,
+        _ => return Err(WRONG.into()),
+    };
+    match number.checked_mul(milliseconds) {
+        Some(0) => Err("give a time above zero".into()),
+        Some(milliseconds) if milliseconds <= 366 * 24 * 3600 * 1000 => {
+            Ok(Duration::from_millis(milliseconds))
+        }
+        _ => Err("give a time of at most a year".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        for wrong in ["", "s", "0", "5x", "-1", "1.5s", "99999999999999999999", "18446744073709551615h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn pids_come_in_lists_and_again() {
+        let options = Options::try_parse_from(["rprofd", "-p", "1,2", "--pid", "3"]).unwrap();
+        assert_eq!(options.pid, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_is_behind_two_dashes_is_the_commands() {
+        let options = Options::try_parse_from(["rprofd", "-d", "1", "--", "make", "-d"]).unwrap();
+        assert_eq!(options.command, ["make", "-d"]);
+        assert_eq!(options.duration, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_frequency_out_of_range_is_refused() {
+        for wrong in ["0", "10001", "-1", "x"] {
+            assert!(Options::try_parse_from(["rprofd", "-F", wrong]).is_err(), "{wrong}");
+        }
+    }
+}

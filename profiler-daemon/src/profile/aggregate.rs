@@ -1,0 +1,380 @@
+//! The samples of one window, added up: what is kept until there are names for them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use profiler_ebpf::{record, unwind::Outcome};
+
+use super::Outcomes;
+use crate::process::{ImageRef, LifeId, Mapping, MappingId, Mappings};
+
+/// Where code is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// In the kernel.
+    Kernel,
+    /// In a mapped file.
+    File(MappingId),
+    /// In a mapping that no file is behind: compiled at run time.
+    Generated(LifeId, MappingId),
+    /// In no mapping that is known.
+    Unmapped(LifeId),
+    /// Stands for a stack that was lost on its way.
+    Lost,
+}
+
+/// A code address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Where it is.
+    pub code: Code,
+    /// Its avma: for a caller, of the last byte of the call instruction.
+    pub avma: u64,
+}
+
+/// What was counted of a thread at a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The process.
+    pub life: LifeId,
+    /// Index in [`Aggregate::stacks`].
+    pub stack: u32,
+    /// Thread's id in the initial namespace.
+    pub tid: u32,
+    /// Index in [`Aggregate::threads`].
+    pub thread: u32,
+}
+
+/// The stacks that the kernel side has sent, by epoch.
+#[derive(Debug, Default)]
+pub struct RawStacks {
+    /// The current epoch and the one before.
+    epochs: [(u32, HashMap<u64, RawStack>); 2],
+    bytes: usize,
+    collisions: u64,
+}
+
+#[derive(Debug)]
+struct RawStack {
+    check: u32,
+    frames: Box<[u64]>,
+}
+
+impl RawStacks {
+    /// Takes a stack.
+    pub fn add(&mut self, header: &record::StackHeader, frames: &[u64]) {
+        if header.epoch > self.epochs[0].0 {
+            self.epochs.swap(0, 1);
+            self.epochs[0] = (header.epoch, HashMap::new());
+            self.bytes = 0;
+        }
+        let Some((_, stacks)) =
+            self.epochs.iter_mut().find(|(epoch, _)| *epoch == header.epoch)
+        else {
+            return;
+        };
+        let stack = RawStack { check: header.check, frames: frames.into() };
+        if let Some(known) = stacks.get(&header.id)
+            && known.check != header.check
+        {
+            self.collisions += 1;
+            return;
+        }
+        self.bytes += size_of::<u64>() * frames.len() + 64;
+        stacks.insert(header.id, stack);
+    }
+
+    fn get(&mut self, epoch: u32, id: u64, check: u32) -> Option<&[u64]> {
+        let (_, stacks) = self.epochs.iter().find(|(known, _)| *known == epoch)?;
+        let stack = stacks.get(&id)?;
+        if stack.check != check {
+            self.collisions += 1;
+            return None;
+        }
+        Some(&stack.frames)
+    }
+
+    /// Bytes of the current epoch's stacks.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Stacks that shared an ID with another, and were lost.
+    pub fn collisions(&self) -> u64 {
+        self.collisions
+    }
+}
+
+/// A sample's stack as it was resolved before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Resolved {
+    image: ImageRef,
+    generation: u32,
+    user: u64,
+    kernel: u64,
+}
+
+/// The samples of one window.
+#[derive(Default)]
+pub struct Aggregate {
+    /// Distinct places.
+    pub places: Vec<Place>,
+    /// Distinct stacks: indices into `places`, leaf first.
+    pub stacks: Vec<Box<[u32]>>,
+    /// Distinct names of threads.
+    pub threads: Vec<Arc<str>>,
+    /// How often each was seen.
+    pub counts: HashMap<Key, u64>,
+    /// The mappings that places are in.
+    pub mappings: HashMap<MappingId, Arc<Mapping>>,
+    /// How unwinding ended, by process.
+    pub outcomes: HashMap<LifeId, Outcomes>,
+    /// Samples whose stack was lost.
+    pub stacks_lost: u64,
+    place_ids: HashMap<Place, u32>,
+    stack_ids: HashMap<Box<[u32]>, u32>,
+    thread_ids: HashMap<[u8; 16], u32>,
+    resolved: HashMap<(u32, Resolved), u32>,
+    named_to: usize,
+}
+
+impl Aggregate {
+    /// Adds a sample of `image`, whose mappings are `mappings`. Returns whether every address of
+    /// its user stack was in a mapping.
+    pub fn add(
+        &mut self,
+        sample: &record::Sample,
+        image: ImageRef,
+        mappings: Option<&Mappings>,
+        raw: &mut RawStacks,
+    ) -> bool {
+        let generation = mappings.map_or(0, |mappings| mappings.generation(sample.time_ns));
+        let resolved =
+            Resolved { image, generation, user: sample.user_stack, kernel: sample.kernel_stack };
+        let mut covered = true;
+        let known = self.resolved.get(&(sample.epoch, resolved)).copied();
+        let stack = known.unwrap_or_else(|| {
+            let (stack, whole) = self.resolve(sample, image, mappings, raw, &mut covered);
+            if whole {
+                self.resolved.insert((sample.epoch, resolved), stack);
+            }
+            stack
+        });
+        let thread = self.thread(sample.comm);
+        let key = Key { life: image.life, stack, tid: sample.tid, thread };
+        *self.counts.entry(key).or_default() += 1;
+        let outcomes = self.outcomes.entry(image.life).or_default();
+        *match Outcome::from_number(sample.outcome) {
+            Some(Outcome::Complete) => &mut outcomes.complete,
+            Some(Outcome::Guessed) => &mut outcomes.guessed,
+            Some(Outcome::Truncated) => &mut outcomes.truncated,
+            Some(Outcome::NoMapping) => &mut outcomes.no_mapping,
+            Some(Outcome::NoRule) => &mut outcomes.no_rule,
+            Some(Outcome::UnsupportedRule) => &mut outcomes.unsupported_rule,
+            Some(Outcome::Unreadable) => &mut outcomes.unreadable,
+            Some(Outcome::None) | None => &mut outcomes.none,
+        } += 1;
+        covered
+    }
+
+    /// The stack of a sample, and whether all of it was there.
+    fn resolve(
+        &mut self,
+        sample: &record::Sample,
+        image: ImageRef,
+        mappings: Option<&Mappings>,
+        raw: &mut RawStacks,
+        covered: &mut bool,
+    ) -> (u32, bool) {
+        let mut stack = Vec::new();
+        let mut whole = true;
+        if sample.kernel_stack != 0 {
+            match raw.get(sample.epoch, sample.kernel_stack, sample.kernel_check) {
+                Some(frames) => {
+                    for (depth, &avma) in frames.iter().enumerate() {
+                        let avma = avma - u64::from(depth > 0);
+                        stack.push(self.place(Place { code: Code::Kernel, avma }));
+                    }
+                }
+                None => whole = false,
+            }
+        }
+        if sample.user_stack != 0 {
+            match raw.get(sample.epoch, sample.user_stack, sample.user_check) {
+                Some(frames) => {
+                    for (depth, &avma) in frames.iter().enumerate() {
+                        let avma = avma.saturating_sub(u64::from(depth > 0));
+                        let mapping = mappings.and_then(|m| m.find(avma, sample.time_ns));
+                        let code = match mapping {
+                            None => {
+                                *covered = false;
+                                Code::Unmapped(image.life)
+                            }
+                            Some(mapping) => {
+                                self.mappings
+                                    .entry(mapping.id)
+                                    .or_insert_with(|| Arc::clone(mapping));
+                                if mapping.has_file() {
+                                    Code::File(mapping.id)
+                                } else {
+                                    Code::Generated(image.life, mapping.id)
+                                }
+                            }
+                        };
+                        stack.push(self.place(Place { code, avma }));
+                    }
+                }
+                None => whole = false,
+            }
+        }
+        if !whole {
+            self.stacks_lost += 1;
+            stack.push(self.place(Place { code: Code::Lost, avma: 0 }));
+        }
+        (self.stack(stack), whole)
+    }
+
+    fn place(&mut self, place: Place) -> u32 {
+        if let Some(&id) = self.place_ids.get(&place) {
+            return id;
+        }
+        let id = self.places.len() as u32;
+        self.places.push(place.clone());
+        self.place_ids.insert(place, id);
+        id
+    }
+
+    fn stack(&mut self, stack: Vec<u32>) -> u32 {
+        let stack = stack.into_boxed_slice();
+        if let Some(&id) = self.stack_ids.get(&stack) {
+            return id;
+        }
+        let id = self.stacks.len() as u32;
+        self.stacks.push(stack.clone());
+        self.stack_ids.insert(stack, id);
+        id
+    }
+
+    fn thread(&mut self, comm: [u8; 16]) -> u32 {
+        if let Some(&id) = self.thread_ids.get(&comm) {
+            return id;
+        }
+        let id = self.threads.len() as u32;
+        self.threads.push(comm_text(&comm).into());
+        self.thread_ids.insert(comm, id);
+        id
+    }
+
+    /// Index of the first place that came since the last call: names are to be asked for.
+    pub fn take_new_places(&mut self) -> usize {
+        std::mem::replace(&mut self.named_to, self.places.len())
+    }
+
+    /// The processes that were sampled.
+    pub fn lives(&self) -> HashSet<LifeId> {
+        self.outcomes.keys().copied().collect()
+    }
+
+    /// Samples so far.
+    pub fn samples(&self) -> u64 {
+        self.counts.values().sum()
+    }
+}
+
+/// A NUL-padded comm as text.
+pub fn comm_text(comm: &[u8; 16]) -> String {
+    let text = comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGE: ImageRef = ImageRef { life: LifeId(1), image: 0 };
+
+    fn header(epoch: u32, id: u64, check: u32, frames: u32) -> record::StackHeader {
+        record::StackHeader { kind: 2, epoch, id, check, frames }
+    }
+
+    fn mappings(start: u64, time_ns: u64) -> Mappings {
+        let mut mappings = Mappings::default();
+        let mapping = Mapping {
+            id: MappingId(start as u32),
+            start,
+            end: start + 0x1000,
+            file_offset: 0,
+            path: "/bin/x".into(),
+            build_id: Vec::new(),
+            device: 0,
+            inode: 0,
+        };
+        mappings.map(Arc::new(mapping), time_ns);
+        mappings
+    }
+
+    fn sample(epoch: u32, time_ns: u64) -> record::Sample {
+        record::Sample { epoch, time_ns, user_stack: 9, user_check: 5, pid: 7, tid: 7, ..Default::default() }
+    }
+
+    #[test]
+    fn a_stack_sent_once_serves_all_its_samples() {
+        let mut raw = RawStacks::default();
+        raw.add(&header(1, 9, 5, 2), &[0x1004, 0x1010]);
+        let mut aggregate = Aggregate::default();
+        let mappings = mappings(0x1000, 1);
+        for time_ns in 10..20 {
+            assert!(aggregate.add(&sample(1, time_ns), IMAGE, Some(&mappings), &mut raw));
+        }
+        assert_eq!(aggregate.counts.len(), 1);
+        assert_eq!(aggregate.samples(), 10);
+        let avmas: Vec<_> = aggregate.places.iter().map(|place| place.avma).collect();
+        assert_eq!(avmas, [0x1004, 0x100f], "a return address is behind its call");
+        assert_eq!(aggregate.take_new_places(), 0);
+        assert_eq!(aggregate.take_new_places(), 2);
+    }
+
+    #[test]
+    fn one_stack_means_two_things_when_mappings_change() {
+        let mut raw = RawStacks::default();
+        raw.add(&header(1, 9, 5, 1), &[0x1004]);
+        let mut aggregate = Aggregate::default();
+        let mut mappings = mappings(0x1000, 1);
+        aggregate.add(&sample(1, 10), IMAGE, Some(&mappings), &mut raw);
+        let other = Mapping {
+            id: MappingId(77),
+            path: "/bin/y".into(),
+            ..mappings.current().next().unwrap().as_ref().clone()
+        };
+        mappings.map(Arc::new(other), 20);
+        aggregate.add(&sample(1, 30), IMAGE, Some(&mappings), &mut raw);
+        assert_eq!(aggregate.places.len(), 2);
+        assert_eq!(aggregate.stacks.len(), 2);
+    }
+
+    #[test]
+    fn lost_and_colliding_stacks_are_counted() {
+        let mut raw = RawStacks::default();
+        let mut aggregate = Aggregate::default();
+        aggregate.add(&sample(1, 10), IMAGE, None, &mut raw);
+        assert_eq!(aggregate.stacks_lost, 1);
+        raw.add(&header(1, 9, 6, 1), &[0x2004]);
+        raw.add(&header(1, 9, 5, 1), &[0x1004]);
+        assert_eq!(raw.collisions(), 1);
+        aggregate.add(&sample(1, 10), IMAGE, None, &mut raw);
+        assert_eq!((aggregate.stacks_lost, raw.collisions()), (2, 2));
+        assert_eq!(aggregate.samples(), 2, "the samples count all the same");
+    }
+
+    #[test]
+    fn the_epoch_before_is_still_there() {
+        let mut raw = RawStacks::default();
+        raw.add(&header(1, 9, 5, 1), &[0x1004]);
+        raw.add(&header(2, 8, 5, 1), &[0x1004]);
+        assert!(raw.get(1, 9, 5).is_some());
+        raw.add(&header(3, 8, 5, 1), &[0x1004]);
+        assert!(raw.get(1, 9, 5).is_none());
+    }
+}

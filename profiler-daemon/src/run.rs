@@ -1,0 +1,459 @@
+//! A run of the command line: from options to files and a closing table.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    os::unix::process::ExitStatusExt as _,
+    process::ExitStatus,
+    time::{Duration, Instant, SystemTime},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc::UnboundedReceiver,
+    task::JoinHandle,
+};
+
+use crate::{
+    cli::Options,
+    command::{self, Waiting},
+    files::{self, Format, GroupBy, Output, Owner, Sink, Summary, Viewer, summary::Style},
+    kernel::KernelError,
+    process::{Filter, Glob},
+    profile::{Profile, Window},
+    recorder::{Control, News, Order, RecordError, Recorder, control::Orders},
+    sudo,
+};
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Recording failed.
+    #[error("{}", explain(.0))]
+    Record(#[from] RecordError),
+    /// The output cannot be written.
+    #[error(transparent)]
+    Files(#[from] files::Error),
+    /// There is no such process.
+    #[error("there is no process {0} (any more): see `ps -e`")]
+    NoProcess(u32),
+    /// The command could not be started.
+    #[error("cannot start a process for the command: {0}")]
+    Command(io::Error),
+    /// A pattern is wrong.
+    #[error("the unit's name is no pattern: {0}")]
+    Unit(String),
+    /// A call of our own failed.
+    #[error("{call}: {io_error}")]
+    SystemCall {
+        /// The call.
+        call: &'static str,
+        /// What it returned.
+        io_error: io::Error,
+    },
+    /// The recording's thread is gone.
+    #[error("the recording ended unexpectedly; run again with -vv and report what it says")]
+    Gone,
+}
+
+impl RunError {
+    fn of(call: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |io_error| Self::SystemCall { call, io_error }
+    }
+
+    /// The process's exit status for it.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Record(RecordError::Kernel(
+                KernelError::NotPermitted { .. }
+                | KernelError::NoBtf(_)
+                | KernelError::Bpf(_)
+                | KernelError::PidNamespace,
+            )) => 3,
+            _ => 1,
+        }
+    }
+}
+
+/// An error of the kernel stage, with what to do about it.
+fn explain(error: &RecordError) -> String {
+    match error {
+        RecordError::Kernel(kernel) if kernel.is_permission() => {
+            let arguments: Vec<_> = std::env::args_os()
+                .skip(1)
+                .map(|argument| shell_word(&argument.to_string_lossy()))
+                .collect();
+            format!(
+                "the kernel refuses: {kernel}\n\
+                 rprofd needs root, or these capabilities: {}\n\
+                 try: sudo rprofd {}",
+                missing_capabilities(),
+                arguments.join(" ")
+            )
+        }
+        other => other.to_string(),
+    }
+}
+
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+/// The capabilities that recording needs and we do not have.
+fn missing_capabilities() -> String {
+    use rustix::thread::{CapabilitySet, capabilities};
+    let have = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let missing: Vec<_> = [
+        (CapabilitySet::BPF, "CAP_BPF"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+        (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
+        (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+        (CapabilitySet::CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"),
+        (CapabilitySet::SYSLOG, "CAP_SYSLOG"),
+    ]
+    .iter()
+    .filter(|(capability, _)| !have.contains(*capability))
+    .map(|(_, name)| *name)
+    .collect();
+    missing.join(", ")
+}
+
+/// Does what the options say. Returns the exit status.
+///
+/// # Errors
+///
+/// [`RunError`].
+pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
+    let start = SystemTime::now();
+    let mut signals = Signals::new()?;
+    let owner = Owner::who_called_sudo();
+    let sink = Sink::open(output_settings(&options, start, &owner))?;
+    let mut filter = filter(&options)?;
+    let targets = Targets::open(&options.pid)?;
+    let waiting = if options.command.is_empty() {
+        None
+    } else {
+        let owner = if options.as_root { &Owner::Myself } else { &owner };
+        let waiting = Waiting::start(&options.command, owner).map_err(RunError::Command)?;
+        filter.pids.insert(waiting.id());
+        Some(waiting)
+    };
+    let settings = crate::recorder::Settings {
+        hertz: options.frequency,
+        event: options.event.into(),
+        filter,
+        kernel_stacks: !options.user_only,
+        user_stacks: !options.kernel_only,
+        window: options.window,
+        no_inlines: options.no_inlines,
+        debug_dirs: options.debug_dir.clone(),
+        log: options.verbose > 1,
+        started,
+        comments: comments(&options),
+    };
+    let (recording, orders, mut news) = spawn(settings)?;
+    let progress = Progress::new(&options);
+    let mut run = Run {
+        orders,
+        progress,
+        summary: Summary::default(),
+        sink: Some(sink),
+        writing: None,
+        stops: 0,
+    };
+    run.until_started(&mut news).await;
+    let mut status = 0;
+    let mut child = None;
+    if let Some(waiting) = waiting
+        && !recording.is_finished()
+    {
+        child = Some(tokio_child(waiting.go().map_err(RunError::Command)?));
+    }
+    let mut deadline = options.duration.map(|duration| Box::pin(tokio::time::sleep(duration)));
+    let mut ended = Box::pin(targets.ended());
+    loop {
+        tokio::select! {
+            told = news.recv() => match told {
+                Some(told) => run.take(told).await,
+                None => break,
+            },
+            () = signals.next() => run.interrupted(),
+            () = async { match &mut deadline { Some(timer) => timer.await, None => std::future::pending().await } } => {
+                deadline = None;
+                run.stop();
+            }
+            () = &mut ended, if !options.pid.is_empty() && run.stops == 0 => run.stop(),
+            exit = async { match &mut child { Some(child) => child.await, None => std::future::pending().await } } => {
+                child = None;
+                status = exit.ok().flatten().map_or(command::OURSELVES, |exit| shell_status(exit));
+                run.stop();
+            }
+        }
+    }
+    run.finish_writing().await;
+    let result = recording.join().map_err(|_| RunError::Gone)?;
+    run.progress.clear();
+    result?;
+    if let Some(child) = child {
+        // The recording ended first: the command goes on to its own end.
+        status = child.await.ok().flatten().map_or(command::OURSELVES, |exit| shell_status(exit));
+    }
+    let failed = run.print_summary(&options);
+    Ok(if options.command.is_empty() { u8::from(failed) } else { status })
+}
+
+fn tokio_child(mut child: std::process::Child) -> JoinHandle<Option<ExitStatus>> {
+    tokio::task::spawn_blocking(move || child.wait().ok())
+}
+
+/// A command's exit status as a shell has it.
+fn shell_status(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => u8::try_from(code).unwrap_or(1),
+        (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(1),
+        (None, None) => 1,
+    }
+}
+
+/// Starts the recording on a thread of its own.
+#[expect(clippy::type_complexity, reason = "the three ends of one thing, taken apart at once")]
+fn spawn(
+    settings: crate::recorder::Settings,
+) -> Result<
+    (std::thread::JoinHandle<Result<(), RecordError>>, Orders, UnboundedReceiver<News>),
+    RunError,
+> {
+    let (control, orders, news) = Control::new()?;
+    let thread = std::thread::Builder::new()
+        .name("recorder".into())
+        .spawn(move || Recorder::new(settings, control)?.run())
+        .map_err(RunError::of("clone"))?;
+    Ok((thread, orders, news))
+}
+
+/// What goes on beside the recording.
+struct Run {
+    orders: Orders,
+    progress: Progress,
+    summary: Summary,
+    sink: Option<Sink>,
+    writing: Option<JoinHandle<(Sink, files::Report)>>,
+    stops: u32,
+}
+
+impl Run {
+    async fn until_started(&mut self, news: &mut UnboundedReceiver<News>) {
+        while let Some(told) = news.recv().await {
+            if matches!(told, News::Started) {
+                return;
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stops += 1;
+        self.orders.give(Order::Stop);
+        self.progress.say("naming");
+    }
+
+    fn interrupted(&mut self) {
+        if self.stops > 0 {
+            self.orders.give(Order::SkipNames);
+        }
+        self.stop();
+    }
+
+    async fn take(&mut self, told: News) {
+        match told {
+            News::Started => {}
+            News::Progress { samples } => self.progress.samples(samples),
+            News::Window(window, profiles) => self.write(window, profiles).await,
+        }
+    }
+
+    /// Writes a window beside everything else; one at a time.
+    async fn write(&mut self, window: Window, profiles: Vec<Profile>) {
+        self.finish_writing().await;
+        if let Some(mut sink) = self.sink.take() {
+            self.writing = Some(tokio::task::spawn_blocking(move || {
+                let report = sink.write(&window, &profiles);
+                (sink, report)
+            }));
+        }
+    }
+
+    async fn finish_writing(&mut self) {
+        if let Some(writing) = self.writing.take()
+            && let Ok((sink, report)) = writing.await
+        {
+            self.sink = Some(sink);
+            self.summary.add(report);
+        }
+    }
+
+    /// Prints the closing text. Returns whether something could not be written.
+    fn print_summary(&self, options: &Options) -> bool {
+        let failed = self.summary.has_failures();
+        if !options.quiet || failed {
+            let mut stderr = io::stderr().lock();
+            let _ = stderr.write_all(self.summary.render(Style::of(&io::stderr())).as_bytes());
+        }
+        failed
+    }
+}
+
+/// Ctrl-C and its kin.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn new() -> Result<Self, RunError> {
+        let listen = |kind| signal(kind).map_err(RunError::of("sigaction"));
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// The processes that were asked for, so that their end is noticed.
+struct Targets(Vec<AsyncFd<std::os::fd::OwnedFd>>);
+
+impl Targets {
+    fn open(pids: &[u32]) -> Result<Self, RunError> {
+        let mut targets = Vec::new();
+        for &pid in pids {
+            let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            let fd = raw
+                .ok_or(rustix::io::Errno::SRCH)
+                .and_then(|raw| pidfd_open(raw, PidfdFlags::NONBLOCK));
+            match fd {
+                Ok(fd) => targets.push(AsyncFd::register(fd).map_err(RunError::of("epoll_ctl"))?),
+                Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => {
+                    return Err(RunError::NoProcess(pid));
+                }
+                Err(errno) => return Err(RunError::of("pidfd_open")(errno.into())),
+            }
+        }
+        Ok(Self(targets))
+    }
+
+    /// Returns when all have ended.
+    async fn ended(self) {
+        for target in &self.0 {
+            let _ = target.readable().await;
+        }
+    }
+}
+
+/// What is shown on a terminal while it runs.
+struct Progress {
+    bar: Option<ProgressBar>,
+    duration: Option<Duration>,
+    started: Instant,
+}
+
+impl Progress {
+    fn new(options: &Options) -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let wanted = io::stderr().is_terminal() && !dumb && !options.quiet;
+        let bar = wanted.then(|| {
+            let bar = ProgressBar::with_draw_target(
+                options.duration.map(|duration| duration.as_millis() as u64),
+                ProgressDrawTarget::stderr_with_hz(5),
+            );
+            let template = if options.duration.is_some() {
+                "{elapsed:>4} [{bar:30}] {msg}"
+            } else {
+                "{elapsed:>4} {msg} (Ctrl-C ends the recording)"
+            };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar
+        });
+        Self { bar, duration: options.duration, started: Instant::now() }
+    }
+
+    fn samples(&self, samples: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{samples} samples"));
+            if self.duration.is_some() {
+                bar.set_position(self.started.elapsed().as_millis() as u64);
+            } else {
+                bar.tick();
+            }
+        }
+    }
+
+    fn say(&self, what: &'static str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(what);
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn filter(options: &Options) -> Result<Filter, RunError> {
+    let mut cgroups = options.cgroup.clone();
+    for unit in &options.unit {
+        let unit = if unit.contains('.') { unit.clone() } else { format!("{unit}.service") };
+        cgroups.push(Glob::new(&unit).map_err(|error| RunError::Unit(error.to_string()))?);
+    }
+    Ok(Filter {
+        pids: options.pid.iter().copied().collect(),
+        comms: options.comm.clone(),
+        exes: options.exe.clone(),
+        cgroups,
+        follow: !options.no_children,
+    })
+}
+
+fn output_settings(options: &Options, start: SystemTime, owner: &Owner) -> files::Settings {
+    let output = Output::of_option(options.output.as_deref(), start);
+    let group_by = options.group_by.map_or(
+        if options.command.is_empty() { GroupBy::Pid } else { GroupBy::Comm },
+        GroupBy::from,
+    );
+    files::Settings {
+        format: output.format(options.format.map(Format::from)),
+        output,
+        group_by,
+        kinds: options.kind.len(),
+        has_windows: options.window.is_some(),
+        max_files: files::Settings::MAX_FILES,
+        owner: owner.clone(),
+        viewer: Viewer::on(&sudo::search_path()),
+    }
+}
+
+fn comments(options: &Options) -> Vec<String> {
+    let system = rustix::system::uname();
+    vec![
+        format!("rprofd={}", env!("CARGO_PKG_VERSION")),
+        format!("host={}", system.nodename().to_string_lossy()),
+        format!("kernel={}", system.release().to_string_lossy()),
+        format!("frequency_hz={}", options.frequency),
+    ]
+}
