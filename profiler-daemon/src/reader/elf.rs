@@ -99,10 +99,8 @@ impl Image {
         let mut image = Self::default();
         for program in header.program_headers(file)? {
             match program.kind {
-                PT_LOAD if program.flags & PF_X != 0 => {
-                    if image.segments.len() < MAX_SEGMENTS {
-                        image.segments.push(program.segment());
-                    }
+                PT_LOAD if program.flags & PF_X != 0 && image.segments.len() < MAX_SEGMENTS => {
+                    image.segments.push(program.segment());
                 }
                 PT_NOTE => image.read_notes(file, &program),
                 _ => {}
@@ -118,7 +116,8 @@ impl Image {
         let Ok(bytes) = read_range(file, program.offset, size) else { return };
         let align = if program.align == 8 { 8 } else { 4 };
         let mut rest = bytes.as_slice();
-        while let Some((name, kind, contents, next)) = split_note(rest, align) {
+        while let Some((note, next)) = Note::split(rest, align) {
+            let Note { name, kind, contents } = note;
             match (name, kind) {
                 (b"GNU\0", NT_GNU_BUILD_ID)
                     if self.build_id.is_empty() && contents.len() <= MAX_BUILD_ID_BYTES =>
@@ -141,17 +140,26 @@ impl Image {
     }
 }
 
-/// Splits the first note off: its name (with the terminating zero), type, contents, and the rest.
-fn split_note(bytes: &[u8], align: usize) -> Option<(&[u8], u32, &[u8], &[u8])> {
-    let name_size = usize::try_from(u32_at(bytes, 0)?).ok()?;
-    let size = usize::try_from(u32_at(bytes, 4)?).ok()?;
-    let kind = u32_at(bytes, 8)?;
-    let name = bytes.get(12..12_usize.checked_add(name_size)?)?;
-    let start = (12 + name_size).checked_next_multiple_of(align)?;
-    let end = start.checked_add(size)?;
-    let contents = bytes.get(start..end)?;
-    let next = end.checked_next_multiple_of(align)?;
-    Some((name, kind, contents, bytes.get(next..).unwrap_or_default()))
+struct Note<'a> {
+    /// With its terminating zero.
+    name: &'a [u8],
+    kind: u32,
+    contents: &'a [u8],
+}
+
+impl<'a> Note<'a> {
+    /// Splits the first note off.
+    fn split(bytes: &'a [u8], align: usize) -> Option<(Self, &'a [u8])> {
+        let name_size = usize::try_from(u32_at(bytes, 0)?).ok()?;
+        let size = usize::try_from(u32_at(bytes, 4)?).ok()?;
+        let kind = u32_at(bytes, 8)?;
+        let name = bytes.get(12..12_usize.checked_add(name_size)?)?;
+        let start = (12 + name_size).checked_next_multiple_of(align)?;
+        let end = start.checked_add(size)?;
+        let contents = bytes.get(start..end)?;
+        let next = end.checked_next_multiple_of(align)?;
+        Some((Self { name, kind, contents }, bytes.get(next..).unwrap_or_default()))
+    }
 }
 
 struct Header {
