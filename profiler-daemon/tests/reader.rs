@@ -175,6 +175,24 @@ fn a_build_id_directory_is_searched() {
     assert_has_inlined_lines(&mut session, &info, &program);
 }
 
+/// As Fedora's packages have it: the symbol table, compressed, in a section of its own.
+#[test]
+fn a_compressed_symbol_table_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = c_program(directory.path());
+    let (table, stripped) = (directory.path().join("table"), directory.path().join("stripped"));
+    objcopy(&["--strip-debug"], &program, &table);
+    run("xz", [table.as_os_str()]);
+    let section = format!("--add-section=.gnu_debugdata={}.xz", table.display());
+    objcopy(&["--strip-all", &section], &program, &stripped);
+    let mapped = Mapped::start(&stripped);
+    let mut session = Session::start(&[]);
+    let info = open(&mut session, &mapped);
+    let start = offset_of(&program, &info, "outer_function");
+    let names = name(&mut session, &info, vec![start]);
+    assert_eq!((shown(&names, 0).as_str(), names.warning.as_str()), ("outer_function:0", ""));
+}
+
 #[test]
 fn a_debug_file_of_another_binary_is_not_used() {
     for build_id in ["-Wl,--build-id=sha1", "-Wl,--build-id=none"] {
