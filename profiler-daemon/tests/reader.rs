@@ -435,6 +435,29 @@ fn the_reader_ends_with_either_lane_and_not_by_an_interrupt() {
 }
 
 #[test]
+fn both_threads_are_in_the_sandbox() {
+    let mut session = Session::start(&[]);
+    session.processes(request::Kind::Processes(Processes {})).unwrap();
+    let tasks = PathBuf::from(format!("/proc/{}/task", session.reader.child.id()));
+    let mut nicenesses = Vec::new();
+    for task in fs::read_dir(tasks).unwrap() {
+        let task = task.unwrap().path();
+        let status = fs::read_to_string(task.join("status")).unwrap();
+        let as_root = rustix::process::geteuid().is_root();
+        let user = if as_root { 65_534 } else { rustix::process::geteuid().as_raw() };
+        for line in [&format!("Uid:\t{user}\t{user}"), "NoNewPrivs:\t1", "Seccomp:\t2"] {
+            assert!(status.contains(line), "{line} in {status}");
+        }
+        let stat = fs::read_to_string(task.join("stat")).unwrap();
+        let after_comm = stat.rsplit_once(')').unwrap().1;
+        nicenesses.push(after_comm.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap());
+    }
+    nicenesses.sort_unstable();
+    let [files, names] = nicenesses[..] else { panic!("{nicenesses:?}") };
+    assert_eq!(names, (files + 5).min(19));
+}
+
+#[test]
 fn a_question_on_the_wrong_lane_or_about_an_unknown_file_is_an_error() {
     let mut session = Session::start(&[]);
     let unknown = NameFile { file_offsets: vec![1], ..NameFile::default() };

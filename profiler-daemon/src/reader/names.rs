@@ -19,7 +19,7 @@ use super::sys;
 use super::target_path::descriptor_path;
 
 /// Files kept parsed between requests, by what they take ([`OpenFile::weight_bytes`]).
-const KEPT_BYTES: u64 = 24 << 20;
+const KEPT_BYTES: u64 = 16 << 20;
 
 /// The most perf maps kept between requests.
 const KEPT_PERF_MAPS: usize = 8;
