@@ -11,8 +11,8 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use rustix::process::{
-    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setpriority_process,
-    setrlimit,
+    Resource, Rlimit, Signal, getpriority_process, getrlimit, set_parent_process_death_signal,
+    setpriority_process, setrlimit,
 };
 
 use super::files::{FileTable, MAX_OPEN_FILES};
@@ -35,7 +35,7 @@ pub const FILES_FD: RawFd = 3;
 /// Descriptor of the names lane.
 pub const NAMES_FD: RawFd = 4;
 
-/// Niceness of the names lane, whose work may take seconds.
+/// How much nicer the names lane is, whose work may take seconds.
 const NAMES_NICENESS: i32 = 5;
 
 /// Stack of the names lane, in bytes: demangling and inlined functions recurse.
@@ -86,6 +86,9 @@ fn run() -> Result<(), ChildError> {
     raise_descriptor_limit();
     let table = Arc::new(FileTable::new(debug_dirs));
 
+    // On its first reading of a clock rustix looks for the vDSO, by calls that the filter refuses.
+    processes::boot_time_ns();
+
     let missing = sandbox::drop_privileges()?;
     if !missing.is_empty() {
         eprintln!("rprofd: reader: some files will not be readable without {}", missing.join(", "));
@@ -122,7 +125,8 @@ fn names_lane(
     released: &Receiver<()>,
 ) {
     // Linux applies it to the calling thread alone. Without it naming competes a little more.
-    let _ = setpriority_process(None, NAMES_NICENESS);
+    let niceness = getpriority_process(None).unwrap_or_default();
+    let _ = setpriority_process(None, niceness + NAMES_NICENESS);
     started.wait();
     // Nothing is ever sent: the sender's end is the signal.
     let _ = released.recv();

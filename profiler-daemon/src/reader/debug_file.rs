@@ -35,6 +35,8 @@ pub(super) struct DebugFile {
     pub(super) file: File,
     /// Its size, in bytes.
     pub(super) size_bytes: u64,
+    /// Some of its contents are compressed.
+    pub(super) compressed: bool,
     /// Where it was found.
     pub(super) path: PathBuf,
     /// The CRC-32 it must have, if build IDs do not prove that it belongs to the binary.
@@ -113,7 +115,8 @@ fn accept(image: &Image, file: File, path: PathBuf, trusted: bool) -> Option<Deb
         return None;
     };
     let debug_is_safe = trusted || !candidate.debug.refers_elsewhere;
-    Some(DebugFile { file, size_bytes, path, crc, debug_is_safe })
+    let compressed = candidate.debug.compressed;
+    Some(DebugFile { file, size_bytes, compressed, path, crc, debug_is_safe })
 }
 
 impl DebugFile {

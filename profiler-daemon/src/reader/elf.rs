@@ -27,6 +27,7 @@ const PT_LOAD: u64 = 1;
 const PT_NOTE: u64 = 4;
 const PF_X: u64 = 1;
 const SHT_NOBITS: u64 = 8;
+const SHF_COMPRESSED: u64 = 1 << 11;
 const NT_GNU_BUILD_ID: u32 = 3;
 /// `cmd/internal/buildid` in Go's sources.
 const NT_GO_BUILD_ID: u32 = 4;
@@ -72,6 +73,8 @@ pub(super) struct Image {
 pub(super) struct DebugSections {
     /// It holds debug information itself.
     pub(super) own: bool,
+    /// Some of it is compressed, and takes several times its size once read.
+    pub(super) compressed: bool,
     /// It names another file that holds (part of) its debug information.
     pub(super) refers_elsewhere: bool,
     /// `.gnu_debuglink`.
@@ -99,10 +102,8 @@ impl Image {
         let mut image = Self::default();
         for program in header.program_headers(file)? {
             match program.kind {
-                PT_LOAD if program.flags & PF_X != 0 => {
-                    if image.segments.len() < MAX_SEGMENTS {
-                        image.segments.push(program.segment());
-                    }
+                PT_LOAD if program.flags & PF_X != 0 && image.segments.len() < MAX_SEGMENTS => {
+                    image.segments.push(program.segment());
                 }
                 PT_NOTE => image.read_notes(file, &program),
                 _ => {}
@@ -118,7 +119,8 @@ impl Image {
         let Ok(bytes) = read_range(file, program.offset, size) else { return };
         let align = if program.align == 8 { 8 } else { 4 };
         let mut rest = bytes.as_slice();
-        while let Some((name, kind, contents, next)) = split_note(rest, align) {
+        while let Some((note, next)) = Note::split(rest, align) {
+            let Note { name, kind, contents } = note;
             match (name, kind) {
                 (b"GNU\0", NT_GNU_BUILD_ID)
                     if self.build_id.is_empty() && contents.len() <= MAX_BUILD_ID_BYTES =>
@@ -141,17 +143,26 @@ impl Image {
     }
 }
 
-/// Splits the first note off: its name (with the terminating zero), type, contents, and the rest.
-fn split_note(bytes: &[u8], align: usize) -> Option<(&[u8], u32, &[u8], &[u8])> {
-    let name_size = usize::try_from(u32_at(bytes, 0)?).ok()?;
-    let size = usize::try_from(u32_at(bytes, 4)?).ok()?;
-    let kind = u32_at(bytes, 8)?;
-    let name = bytes.get(12..12_usize.checked_add(name_size)?)?;
-    let start = (12 + name_size).checked_next_multiple_of(align)?;
-    let end = start.checked_add(size)?;
-    let contents = bytes.get(start..end)?;
-    let next = end.checked_next_multiple_of(align)?;
-    Some((name, kind, contents, bytes.get(next..).unwrap_or_default()))
+struct Note<'a> {
+    /// With its terminating zero.
+    name: &'a [u8],
+    kind: u32,
+    contents: &'a [u8],
+}
+
+impl<'a> Note<'a> {
+    /// Splits the first note off.
+    fn split(bytes: &'a [u8], align: usize) -> Option<(Self, &'a [u8])> {
+        let name_size = usize::try_from(u32_at(bytes, 0)?).ok()?;
+        let size = usize::try_from(u32_at(bytes, 4)?).ok()?;
+        let kind = u32_at(bytes, 8)?;
+        let name = bytes.get(12..12_usize.checked_add(name_size)?)?;
+        let start = (12 + name_size).checked_next_multiple_of(align)?;
+        let end = start.checked_add(size)?;
+        let contents = bytes.get(start..end)?;
+        let next = end.checked_next_multiple_of(align)?;
+        Some((Self { name, kind, contents }, bytes.get(next..).unwrap_or_default()))
+    }
 }
 
 struct Header {
@@ -177,6 +188,7 @@ struct ProgramHeader {
 struct Section {
     name: usize,
     kind: u64,
+    flags: u64,
     offset: u64,
     size: u64,
     link: u64,
@@ -275,6 +287,10 @@ impl Header {
         for section in &sections {
             let name = names.get(section.name..).unwrap_or_default();
             let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+            let is_debug = name.starts_with(b".debug_");
+            found.compressed |= name.starts_with(b".zdebug_")
+                || name == b".gnu_debugdata"
+                || is_debug && section.flags & SHF_COMPRESSED != 0;
             match name {
                 b".debug_info" | b".zdebug_info" => found.own |= section.kind != SHT_NOBITS,
                 b".gnu_debuglink" => {
@@ -297,6 +313,7 @@ impl Header {
             Section {
                 name: u32_at(bytes, 0).unwrap_or_default() as usize,
                 kind: u64::from(u32_at(bytes, 4).unwrap_or_default()),
+                flags: word(8, 8),
                 offset: word(16, 24),
                 size: word(20, 32),
                 link: u64::from(link.unwrap_or_default()),
@@ -339,5 +356,86 @@ fn word_at(bytes: &[u8], is_64: bool, narrow: usize, wide: usize) -> Option<u64>
         bytes.get(wide..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
     } else {
         u32_at(bytes, narrow).map(u64::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::super::tests::Random;
+    use super::*;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn this_program() -> Vec<u8> {
+        let mut bytes = std::fs::read("/proc/self/exe").unwrap();
+        // Headers and notes are at the head; sections, at the tail, are then found missing.
+        bytes.truncate(256 << 10);
+        bytes
+    }
+
+    #[test]
+    fn segments_and_build_id_are_read() {
+        let image = Image::read(&File::open("/proc/self/exe").unwrap()).unwrap().unwrap();
+        assert!(image.debug.own && !image.debug.refers_elsewhere);
+        let head = Image::read(&file(&this_program())).unwrap().unwrap();
+        assert_eq!(head.segments, image.segments);
+        assert_eq!(head.build_id, image.build_id);
+        assert_eq!(head.debug, DebugSections::default());
+        assert!(!image.segments.is_empty());
+    }
+
+    #[test]
+    fn damage_gives_errors_and_never_panics() {
+        assert!(Image::read(&file(b"")).unwrap().is_none());
+        assert!(Image::read(&file(b"no ELF file at all")).unwrap().is_none());
+        let whole = this_program();
+        for length in 4..64 {
+            assert!(matches!(Image::read(&file(&whole[..length])), Err(ElfError::Cut)), "{length}");
+        }
+        let mut random = Random::new(7);
+        for _ in 0..1_000 {
+            let mut bytes = whole[..4_096].to_vec();
+            for _ in 0..8 {
+                let at = 6 + random.below(1_000) as usize;
+                let value = if random.below(2) == 0 { u64::MAX } else { random.next() };
+                bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            }
+            let _ = Image::read(&file(&bytes));
+        }
+    }
+
+    #[test]
+    fn a_go_build_id_is_read_from_its_note() {
+        let mut note = Vec::new();
+        for word in [4_u32, 5, NT_GO_BUILD_ID] {
+            note.extend(word.to_le_bytes());
+        }
+        note.extend(b"Go\0\0a/b-cXXX");
+        let (parsed, rest) = Note::split(&note, 4).unwrap();
+        assert_eq!((parsed.name, parsed.kind), (&b"Go\0\0"[..], NT_GO_BUILD_ID));
+        assert_eq!((parsed.contents, rest), (&b"a/b-c"[..], &b""[..]));
+        assert!(Note::split(&note[..20], 4).is_none());
+    }
+
+    #[test]
+    fn a_debug_link_cannot_lead_elsewhere() {
+        let link = |name: &[u8]| {
+            let mut bytes = name.to_vec();
+            bytes.push(0);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes.extend(7_u32.to_le_bytes());
+            split_debug_link(&bytes)
+        };
+        assert_eq!(link(b"a.debug").unwrap(), DebugLink { name: b"a.debug".to_vec(), crc: 7 });
+        for name in [&b""[..], b".", b"..", b"/dev/watchdog", b"../x"] {
+            assert_eq!(link(name), None);
+        }
+        assert_eq!(split_debug_link(b"abc\0"), None);
     }
 }

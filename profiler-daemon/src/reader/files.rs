@@ -25,6 +25,9 @@ const DIGEST_PART_BYTES: u64 = 64 << 10;
 /// Bytes of the digest that are shown: as many as a GNU build ID has.
 const DIGEST_SHOWN_BYTES: usize = 20;
 
+/// How many times its size compressed debug information takes, at most in practice.
+const DECOMPRESSED_FACTOR: u64 = 5;
+
 /// What the vDSO is called in `/proc/PID/maps`.
 const VDSO: &str = "[vdso]";
 
@@ -117,6 +120,20 @@ impl OpenFile {
                 .saturating_add(debug_file.as_ref().map_or(0, |debug| debug.size_bytes)),
         };
         Ok(Self { file, path, image, debug_file, info })
+    }
+}
+
+impl OpenFile {
+    /// An estimate of what naming it takes, in bytes.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        let factor = |compressed: bool| if compressed { DECOMPRESSED_FACTOR } else { 1 };
+        let own = self.image.as_ref().is_some_and(|image| image.debug.compressed);
+        let own = self.info.key.size_bytes.saturating_mul(factor(own));
+        let debug = self
+            .debug_file
+            .as_ref()
+            .map_or(0, |debug| debug.size_bytes.saturating_mul(factor(debug.compressed)));
+        own.saturating_add(debug)
     }
 }
 

@@ -18,8 +18,8 @@ use super::protocol::{
 use super::sys;
 use super::target_path::descriptor_path;
 
-/// Files kept parsed between requests, by the bytes that were parsed for them.
-const KEPT_BYTES: u64 = 24 << 20;
+/// Files kept parsed between requests, by what they take ([`OpenFile::weight_bytes`]).
+const KEPT_BYTES: u64 = 16 << 20;
 
 /// The most perf maps kept between requests.
 const KEPT_PERF_MAPS: usize = 8;
@@ -105,7 +105,7 @@ impl Namer {
             names.warn(&format!("{} was changed since it was mapped", file.path));
             return Ok(names.finish());
         }
-        if file.info.symbol_bytes > KEPT_BYTES {
+        if file.weight_bytes() > KEPT_BYTES {
             self.forget_files(0);
         }
         let mut loaded = self.take(&file);
@@ -132,7 +132,7 @@ impl Namer {
             .iter()
             .rev()
             .take_while(|loaded| {
-                left = left.saturating_add(loaded.file.info.symbol_bytes);
+                left = left.saturating_add(loaded.file.weight_bytes());
                 left <= budget
             })
             .count();

@@ -159,7 +159,7 @@ impl PerfMap {
             entries.push(Range { start, end, name: (text.len() as u32, name.len() as u32) });
             text.push_str(&name);
         }
-        Ok(Self { ranges: flatten(entries), text })
+        Ok(Self { ranges: flatten(&entries), text })
     }
 
     /// Gives each address the entry that covers it.
@@ -185,7 +185,7 @@ impl PerfMap {
 }
 
 /// Makes ranges disjoint and sorted; where several overlap, the last one of the file wins.
-fn flatten(entries: Vec<Range>) -> Vec<Range> {
+fn flatten(entries: &[Range]) -> Vec<Range> {
     // A sweep over the ends: of the entries that cover a point, a heap yields the latest; those
     // that have ended leave it once they reach its top.
     let mut order: Vec<u32> = (0..entries.len() as u32).collect();

@@ -352,7 +352,7 @@ fn parse_executable_line(line: &[u8]) -> Option<MappingInfo> {
 }
 
 /// The clock that samples carry, which counts while the machine sleeps.
-fn boot_time_ns() -> u64 {
+pub(super) fn boot_time_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
