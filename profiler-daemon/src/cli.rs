@@ -50,8 +50,14 @@ pub struct Options {
     pub no_children: bool,
 
     /// What to measure
-    #[arg(short, long, value_name = "KIND", value_delimiter = ',', env = "RPROFD_KIND",
-          default_value = "cpu")]
+    #[arg(
+        short,
+        long,
+        value_name = "KIND",
+        value_delimiter = ',',
+        env = "RPROFD_KIND",
+        default_value = "cpu"
+    )]
     pub kind: Vec<KindOption>,
 
     /// Samples per second and CPU
@@ -253,7 +259,9 @@ mod tests {
         assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        for wrong in ["", "s", "0", "5x", "-1", "1.5s", "99999999999999999999", "18446744073709551615h"] {
+        for wrong in
+            ["", "s", "0", "5x", "-1", "1.5s", "99999999999999999999", "18446744073709551615h"]
+        {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

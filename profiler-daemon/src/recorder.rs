@@ -160,8 +160,8 @@ impl Recorder {
             let target = Target { start_ns: 0, exec_id: 0, profiled: 1, inherited: 1 };
             sampler.set_target(pid, target)?;
         }
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(RecordError::of("epoll_create1"))?;
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(RecordError::of("epoll_create1"))?;
         let table = Table::new(settings.filter.clone());
         let mut recorder = Self {
             settings,
@@ -398,8 +398,7 @@ impl Recorder {
             if !decided && !self.is_profiled(image.life, start_ns, exec_id)? {
                 continue;
             }
-            let mappings =
-                self.table.life(image.life).and_then(|life| life.mappings(image.image));
+            let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
             let covered = self.aggregate.add(&sample, image, mappings, &mut self.raw);
             if !covered {
                 self.table.uncovered(image.life, time_ns);

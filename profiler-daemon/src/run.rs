@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    os::unix::process::ExitStatusExt as _,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
     process::ExitStatus,
     time::{Duration, Instant, SystemTime},
 };
@@ -333,7 +333,7 @@ impl Signals {
 }
 
 /// The processes that were asked for, so that their end is noticed.
-struct Targets(Vec<AsyncFd<std::os::fd::OwnedFd>>);
+struct Targets(Vec<AsyncFd<OwnedFd>>);
 
 impl Targets {
     fn open(pids: &[u32]) -> Result<Self, RunError> {
@@ -344,7 +344,7 @@ impl Targets {
                 .ok_or(rustix::io::Errno::SRCH)
                 .and_then(|raw| pidfd_open(raw, PidfdFlags::NONBLOCK));
             match fd {
-                Ok(fd) => targets.push(AsyncFd::register(fd).map_err(RunError::of("epoll_ctl"))?),
+                Ok(fd) => targets.push(watched(fd).map_err(RunError::of("epoll_ctl"))?),
                 Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => {
                     return Err(RunError::NoProcess(pid));
                 }
@@ -360,6 +360,11 @@ impl Targets {
             let _ = target.readable().await;
         }
     }
+}
+
+#[expect(deprecated, reason = "an OwnedFd keeps the promise that `register` asks for as unsafe")]
+fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
 }
 
 /// What is shown on a terminal while it runs.

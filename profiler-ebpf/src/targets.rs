@@ -56,8 +56,7 @@ pub fn decide(mode: u32, target: Option<&Target>, start_ns: u64, exec_id: u32) -
     }
     let known = match target {
         Some(target)
-            if target.is_of(start_ns)
-                && (target.inherited != 0 || target.exec_id == exec_id) =>
+            if target.is_of(start_ns) && (target.inherited != 0 || target.exec_id == exec_id) =>
         {
             Some(target.profiled != 0)
         }

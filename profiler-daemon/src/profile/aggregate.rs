@@ -70,8 +70,7 @@ impl RawStacks {
             self.epochs[0] = (header.epoch, HashMap::new());
             self.bytes = 0;
         }
-        let Some((_, stacks)) =
-            self.epochs.iter_mut().find(|(epoch, _)| *epoch == header.epoch)
+        let Some((_, stacks)) = self.epochs.iter_mut().find(|(epoch, _)| *epoch == header.epoch)
         else {
             return;
         };
@@ -316,7 +315,15 @@ mod tests {
     }
 
     fn sample(epoch: u32, time_ns: u64) -> record::Sample {
-        record::Sample { epoch, time_ns, user_stack: 9, user_check: 5, pid: 7, tid: 7, ..Default::default() }
+        record::Sample {
+            epoch,
+            time_ns,
+            user_stack: 9,
+            user_check: 5,
+            pid: 7,
+            tid: 7,
+            ..Default::default()
+        }
     }
 
     #[test]

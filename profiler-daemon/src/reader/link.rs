@@ -129,7 +129,9 @@ impl<T> Lane<T> {
                     next.since = Instant::now();
                 }
                 let kind = reply.kind.unwrap_or_else(|| {
-                    reply::Kind::Error("the reader sent an answer that this rprofd does not know".into())
+                    reply::Kind::Error(
+                        "the reader sent an answer that this rprofd does not know".into(),
+                    )
                 });
                 answers.push((waiting.mark, Outcome::Answer(kind)));
             }

@@ -20,9 +20,8 @@ pub(super) fn kernel_build_id() -> String {
 /// Finds the GNU build ID among ELF notes.
 fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
     const NT_GNU_BUILD_ID: u32 = 3;
-    let word = |bytes: &[u8], at: usize| {
-        Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-    };
+    let word =
+        |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     loop {
         let name_bytes = word(notes, 0)? as usize;
         let bytes = word(notes, 4)? as usize;

@@ -139,7 +139,10 @@ impl Symbolizer {
 
     /// How much was named so far.
     pub fn figures(&self) -> Figures {
-        Figures { files: self.files.values().filter(|file| file.named.is_some()).count() as u64, ..self.figures }
+        Figures {
+            files: self.files.values().filter(|file| file.named.is_some()).count() as u64,
+            ..self.figures
+        }
     }
 
     /// Asks for one process, or for all; [`Self::poll`] gives the answer.
