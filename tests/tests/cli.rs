@@ -99,7 +99,11 @@ fn interrupt_goes_to_the_command() {
     let dir = TestDir::new("cli-interrupt");
     let program = Program::build("shares.c");
     let rprofd = Rprofd::new(&dir).args(["-v", "--", program.arg(), "60"]);
-    let mut rprofd = rprofd.with(|command| drop(command.process_group(0))).start();
+    let mut rprofd = rprofd
+        .with(|command| {
+            command.process_group(0);
+        })
+        .start();
     rprofd.wait_for_first_sample();
     let group = Pid::from_raw(i32::try_from(rprofd.pid()).expect("a pid")).expect("a pid");
     // What a terminal does on Ctrl-C.
