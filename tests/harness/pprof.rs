@@ -249,11 +249,15 @@ fn parse_sample_numbers(line: &str) -> Option<(Vec<i64>, Vec<u64>)> {
 }
 
 impl Line {
-    /// `function file:line:column s=start`; a function's name may have blanks in it.
+    /// `function file:line:column s=start`, of older versions without the column; a function's name
+    /// may have blanks in it.
     fn parse(text: &str) -> Option<Self> {
         let (text, _start) = text.rsplit_once(" s=")?;
-        let (text, _column) = text.rsplit_once(':')?;
-        let (text, line) = text.rsplit_once(':')?;
+        let (text, last) = text.rsplit_once(':')?;
+        let (text, line) = match text.rsplit_once(':') {
+            Some((text, line)) if line.parse::<u32>().is_ok() => (text, line),
+            _ => (text, last),
+        };
         let (function, file) = text.rsplit_once(' ')?;
         Some(Self { function: function.into(), file: file.into(), line: line.parse().ok()? })
     }

@@ -34,8 +34,12 @@ func main() {
 	}
 	until := time.Now().Add(time.Duration(seconds * float64(time.Second)))
 	var wait sync.WaitGroup
-	for range 2 {
-		wait.Go(func() { fmt.Println(drive(until)) })
+	for i := 0; i < 2; i++ {
+		wait.Add(1)
+		go func() {
+			fmt.Println(drive(until))
+			wait.Done()
+		}()
 	}
 	wait.Wait()
 }

@@ -19,6 +19,8 @@ use super::{
 use crate::step;
 
 const FUNCTIONS: u32 = 20_000;
+/// Copies of the unit between two looks at the size.
+const STEP: u32 = 4;
 const MIB: u64 = 1 << 20;
 
 /// A run of 20 s.
@@ -78,7 +80,7 @@ int fn_{n}(struct s{n} *p, int x, long y) {{
     let mut copies = 0;
     let binary = dir.join("big");
     loop {
-        for copy in copies..copies + 30 {
+        for copy in copies..copies + STEP {
             let object = format!("copy{copy}.o");
             let prefix = format!("--prefix-symbols=copy{copy}_");
             step::run(Command::new("objcopy").current_dir(dir).args([&prefix, "unit.o", &object]))?;
@@ -88,7 +90,7 @@ int fn_{n}(struct s{n} *p, int x, long y) {{
                 writeln!(calls, "copy{copy}_fn_{function}(object, 1, 2);")?;
             }
         }
-        copies += 30;
+        copies += STEP;
         fs::write(
             dir.join("main.c"),
             format!("{main}int main(void) {{ for (;;) {{\n{calls}}} }}"),

@@ -14,10 +14,10 @@ use super::{Bench, Bound, Figure, line_with, number_after};
 use crate::step;
 
 const BINARIES: usize = 50;
-const FUNCTIONS: usize = 100;
+const FUNCTIONS: usize = 16;
 /// Statements of each function: at `-O1` some four instructions each, so that hardly two samples
 /// hit the same.
-const STATEMENTS: usize = 400;
+const STATEMENTS: usize = 300;
 /// Samples a second, of rprofd and of perf.
 const FREQUENCY: &str = "4999";
 /// CPU time of each binary, in milliseconds: some 250 samples.
@@ -53,7 +53,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
 
     ensure!(addresses > 0.0, "nothing was named");
     Ok(vec![
-        Figure::new("distinct addresses", addresses, "", Bound::Within(10_000.0, 16_000.0)),
+        Figure::new("distinct addresses", addresses, "", Bound::Within(10_000.0, 18_000.0)),
         Figure::new("perf script --no-inline", perf_ms, "ms", Bound::Open),
         Figure::new("rprofd, of perf's time", ours_ms / perf_ms * 100.0, "%", Bound::AtMost(100.0)),
         Figure::new("rprofd, lines and inlines on", ours_ms, "ms", Bound::AtMost(1500.0)),
