@@ -1,1 +1,24 @@
-//! Harness.
+//! The harness of the end-to-end tests and of the benchmarks: programs to profile, the real
+//! `rprofd`, and profiles read back by `go tool pprof`.
+//!
+//! What fails here panics: it is a test that fails.
+
+#[path = "harness/dir.rs"]
+mod dir;
+#[path = "harness/machine.rs"]
+pub mod machine;
+#[path = "harness/pprof.rs"]
+pub mod pprof;
+#[path = "harness/procfs.rs"]
+pub mod procfs;
+#[path = "harness/programs.rs"]
+pub mod programs;
+#[path = "harness/rprofd.rs"]
+pub mod rprofd;
+
+pub use self::{
+    dir::TestDir,
+    pprof::Profile,
+    programs::Program,
+    rprofd::{Finished, Rprofd},
+};

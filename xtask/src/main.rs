@@ -1,2 +1,45 @@
 //! Developer tasks: `cargo xtask --help`.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod aarch64;
+mod bench;
+mod checkout;
+mod ebpf;
+mod step;
+
+/// What developers of rprofd run.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// The BPF object under `profiler-ebpf/prebuilt/`
+    #[command(subcommand)]
+    Ebpf(ebpf::Command),
+    /// Measure a figure that rprofd promises; PASS or FAIL
+    Bench(bench::Options),
+    /// `cargo check` of the daemon for aarch64
+    CheckAarch64,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Ebpf(command) => ebpf::run(&command),
+        Task::Bench(options) => bench::run(&options),
+        Task::CheckAarch64 => aarch64::check(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

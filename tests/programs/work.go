@@ -1,0 +1,45 @@
+// work SECONDS: goroutines that burn CPU time.
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+)
+
+//go:noinline
+func multiply(rounds uint64) uint64 {
+	sum := uint64(1)
+	for i := uint64(0); i < rounds; i++ {
+		sum = sum*3 + i
+	}
+	return sum
+}
+
+//go:noinline
+func drive(until time.Time) uint64 {
+	sum := uint64(0)
+	for time.Now().Before(until) {
+		sum += multiply(100000)
+	}
+	return sum
+}
+
+func main() {
+	seconds := 1.0
+	if len(os.Args) > 1 {
+		seconds, _ = strconv.ParseFloat(os.Args[1], 64)
+	}
+	until := time.Now().Add(time.Duration(seconds * float64(time.Second)))
+	var wait sync.WaitGroup
+	for i := 0; i < 2; i++ {
+		wait.Add(1)
+		go func() {
+			fmt.Println(drive(until))
+			wait.Done()
+		}()
+	}
+	wait.Wait()
+}

@@ -1,0 +1,224 @@
+//! The command line: exit statuses, signals, forms of output.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::Path,
+    process::Command,
+};
+
+use rprofd_tests::{Finished, Profile, Program, Rprofd, TestDir, machine, rprofd};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+fn able() -> bool {
+    machine::can_profile() && machine::has(&["gcc", "go"])
+}
+
+fn run_command(dir: &TestDir, command: &[&str]) -> Finished {
+    Rprofd::new(dir).args(["--"]).args(command).run()
+}
+
+#[test]
+fn wrong_options_exit_2() {
+    let dir = TestDir::new("cli-usage");
+    for args in [
+        &["--no-such-option"][..],
+        &["--frequency", "0"],
+        &["--frequency", "10001"],
+        &["--frequency", "many"],
+        &["--duration", "soon"],
+        &["--pid", "nginx"],
+        &["--group-by", "colour"],
+        &["--user-only", "--kernel-only"],
+    ] {
+        let run = Rprofd::new(&dir).args(args).run().expect_code(2);
+        let named = args.iter().any(|arg| run.stderr.contains(arg));
+        assert!(named && run.stdout.is_empty(), "{args:?}: {}", run.stderr);
+        assert!(run.file_names().is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn exit_status_is_the_commands_own() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("cli-status");
+    let not_executable = dir.join("not-executable");
+    fs::write(&not_executable, "#!/bin/sh\n").expect("write");
+    let path = not_executable.to_str().expect("UTF-8");
+    run_command(&dir, &["true"]).expect_code(0);
+    run_command(&dir, &["false"]).expect_code(1);
+    run_command(&dir, &["sh", "-c", "exit 42"]).expect_code(42);
+    run_command(&dir, &[path]).expect_code(126);
+    run_command(&dir, &["/no/such/command"]).expect_code(127);
+    run_command(&dir, &["sh", "-c", "kill -TERM $$"]).expect_code(128 + 15);
+}
+
+#[test]
+fn standard_output_is_the_commands() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("cli-stdout");
+    let program = Program::build("spin.c");
+    let run = run_command(&dir, &[program.arg(), "1", "0.3", "7"]).expect_code(7);
+    assert!(run.stdout_text().lines().next().is_some_and(|line| line.parse::<u64>().is_ok()));
+    assert!(run.stderr.contains("spin_leaf"), "the hottest functions: {}", run.stderr);
+    assert!(run.stderr.contains("spin.cpu.pb.gz"), "the file: {}", run.stderr);
+    assert!(run.stderr.contains("go tool pprof -http=:"), "the next command: {}", run.stderr);
+    assert_eq!(run.file_names(), ["all.cpu.pb.gz", "spin.cpu.pb.gz"]);
+    let mode =
+        fs::metadata(run.file("spin.", ".cpu.pb.gz")).expect("metadata").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn signals_end_the_run_and_write_what_there_is() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("cli-signals");
+    let target = Program::build("shares.c").start(&["60"]);
+    let pid = target.pid().to_string();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut rprofd = Rprofd::new(&dir).args(["-v", "-F", "499", "--pid", &pid]).start();
+        rprofd.wait_for_first_sample();
+        rprofd.signal(signal);
+        let run = rprofd.wait().expect_success();
+        assert!(run.profile_of("shares").total("samples") >= 1, "{signal:?}");
+        fs::remove_dir_all(&run.output).expect("remove the profiles");
+    }
+}
+
+#[test]
+fn interrupt_goes_to_the_command() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("cli-interrupt");
+    let program = Program::build("shares.c");
+    let rprofd = Rprofd::new(&dir).args(["-v", "--", program.arg(), "60"]);
+    let mut rprofd = rprofd
+        .with(|command| {
+            command.process_group(0);
+        })
+        .start();
+    rprofd.wait_for_first_sample();
+    let group = Pid::from_raw(i32::try_from(rprofd.pid()).expect("a pid")).expect("a pid");
+    // What a terminal does on Ctrl-C.
+    kill_process_group(group, Signal::INT).expect("signal the group");
+    let run = rprofd.wait().expect_code(128 + 2);
+    assert!(run.profile_of("shares").total("samples") >= 1);
+}
+
+#[test]
+fn forms_of_output() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("cli-output");
+    let program = Program::build("shares.c");
+    let write = |output: &str, more: &[&str]| {
+        let rprofd = Rprofd::bare(rprofd::binary(), &dir);
+        let rprofd = rprofd.args(["-o", output, "-F", "499"]).args(more);
+        rprofd.args(["--", program.arg(), "1"]).run().expect_success()
+    };
+    let text = |name: &str| fs::read_to_string(dir.join(name)).expect("read the output");
+
+    write("one.pb.gz", &[]);
+    assert!(Profile::read(&dir.join("one.pb.gz")).share("burn_40") > 0.2);
+    write("one.svg", &[]);
+    assert!(text("one.svg").contains("<svg") && text("one.svg").contains("burn_40"));
+    write("one.folded", &[]);
+    let folded = text("one.folded");
+    let line = folded.lines().find(|line| line.contains("main;burn_40")).expect("a stack");
+    let count = line.rsplit(' ').next().expect("a count");
+    assert!(count.parse::<u64>().is_ok_and(|count| count > 0), "{line}");
+    for (format, suffix) in [("svg", ".cpu.svg"), ("folded", ".cpu.folded"), ("text", ".cpu.txt")] {
+        write(&format!("dir-{format}"), &["--format", format]);
+        let file = format!("dir-{format}/shares{suffix}");
+        assert!(text(&file).contains("burn_40"), "{file}");
+    }
+    let run = write("-", &[]);
+    fs::write(dir.join("stdout.pb.gz"), &run.stdout).expect("write");
+    assert!(Profile::read(&dir.join("stdout.pb.gz")).share("burn_40") > 0.2);
+}
+
+#[test]
+fn default_directory_and_latest() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("cli-latest");
+    let program = Program::build("spin.c");
+    let rprofd = Rprofd::bare(rprofd::binary(), &dir);
+    rprofd.args(["--", program.arg(), "1", "0.3"]).run().expect_success();
+    let latest = dir.join("profiles/latest");
+    assert!(fs::symlink_metadata(&latest).expect("profiles/latest").is_symlink());
+    assert!(latest.join("spin.cpu.pb.gz").exists());
+}
+
+#[test]
+fn windows() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("cli-windows");
+    let program = Program::build("shares.c");
+    let rprofd = Rprofd::new(&dir).args(["--window", "1s", "-F", "199"]);
+    let run = rprofd.args(["--", program.arg(), "3.5"]).run().expect_success();
+    let windows: Vec<String> = run
+        .file_names()
+        .into_iter()
+        .filter(|name| name.starts_with("shares.cpu.") && name.ends_with("Z.pb.gz"))
+        .collect();
+    assert!((3..=5).contains(&windows.len()), "{windows:?}");
+    let samples: i64 =
+        windows.iter().map(|name| Profile::read(&run.output.join(name)).total("samples")).sum();
+    assert!((560..=740).contains(&samples), "{samples} samples in all windows");
+}
+
+#[test]
+fn group_by() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("cli-group-by");
+    let program = Program::build("spin.c");
+    let script = format!("{0} 1 0.5 & {0} 1 0.5; wait", program.arg());
+    for (group, files) in [("pid", 2), ("comm", 1), ("exe", 1), ("none", 0)] {
+        let rprofd = Rprofd::new(&dir).args(["--group-by", group]);
+        let run = rprofd.args(["--", "sh", "-c", &script]).run().expect_success();
+        let names = run.file_names();
+        let of_spin = names.iter().filter(|name| name.starts_with("spin.")).count();
+        assert_eq!(of_spin, files, "{group}: {names:?}");
+        assert!(names.iter().any(|name| name == "all.cpu.pb.gz"), "{group}: {names:?}");
+        fs::remove_dir_all(&run.output).expect("remove the profiles");
+    }
+}
+
+#[test]
+fn without_privileges_exit_3() {
+    if !able() || !machine::has(&["setpriv"]) {
+        return;
+    }
+    // Nobody but root may be able to enter the directories that lead to the tests' own.
+    let dir = std::env::temp_dir().join(format!("rprofd-unprivileged-{}", std::process::id()));
+    fs::create_dir(&dir).expect("create a directory");
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let binary = dir.join("rprofd");
+    fs::copy(rprofd::binary(), &binary).expect("copy rprofd");
+    let output = unprivileged(&binary, &dir);
+    fs::remove_dir_all(&dir).expect("remove");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("sudo "), "the exact command: {stderr}");
+}
+
+fn unprivileged(binary: &Path, dir: &Path) -> std::process::Output {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]);
+    command.arg(binary).args(["-d", "1s"]).current_dir(dir);
+    command.output().expect("start setpriv")
+}

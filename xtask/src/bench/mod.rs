@@ -1,0 +1,219 @@
+//! The figures that rprofd promises, measured.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use rprofd_tests::{Rprofd, TestDir, rprofd};
+
+use crate::checkout;
+
+mod big_binary;
+mod cpu_time;
+mod exec_latency;
+mod naming;
+mod reader_kill;
+mod shares;
+mod short_lived;
+mod start;
+mod whole_machine;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Names of benchmarks
+    #[arg(required_unless_present = "list")]
+    names: Vec<String>,
+    /// Print the names and what each measures
+    #[arg(long)]
+    list: bool,
+}
+
+/// A benchmark: its name, what it measures, and the function that does.
+struct Entry {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Bench) -> Result<Vec<Figure>>,
+}
+
+const ENTRIES: [Entry; 10] = [
+    Entry {
+        name: "cpu-time",
+        about: "samples and counted losses against the CPU time the kernel accounts",
+        run: cpu_time::run,
+    },
+    Entry {
+        name: "shares",
+        about: "shares of functions that burn 40/30/20/10 %",
+        run: shares::run,
+    },
+    Entry {
+        name: "short-lived",
+        about: "named frames of 1,000 processes that live 20 to 50 ms",
+        run: short_lived::run,
+    },
+    Entry {
+        name: "overhead",
+        about: "rprofd's own CPU time, both CPUs busy",
+        run: whole_machine::overhead,
+    },
+    Entry { name: "memory", about: "its memory in that run", run: whole_machine::memory },
+    Entry {
+        name: "memory-big",
+        about: "its memory with 200 MiB of debug information among the profiled",
+        run: big_binary::run,
+    },
+    Entry { name: "start", about: "from start to the first sample", run: start::run },
+    Entry {
+        name: "naming",
+        about: "naming 10,000 addresses of 50 binaries, beside `perf script`",
+        run: naming::run,
+    },
+    Entry {
+        name: "exec-latency",
+        about: "from exec until the kernel side knows the mappings",
+        run: exec_latency::run,
+    },
+    Entry {
+        name: "reader-kill",
+        about: "a run in which the reader is killed 200 times",
+        run: reader_kill::run,
+    },
+];
+
+/// What a benchmark works with.
+struct Bench {
+    binary: PathBuf,
+    dir: TestDir,
+}
+
+impl Bench {
+    /// The release build of rprofd, its profiles in this benchmark's directory.
+    fn rprofd(&self) -> Rprofd {
+        Rprofd::at(&self.binary, &self.dir)
+    }
+
+    /// This benchmark's directory.
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// A measured value and what it must be.
+struct Figure {
+    what: String,
+    value: f64,
+    unit: &'static str,
+    bound: Bound,
+}
+
+/// What a value must be.
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+    Within(f64, f64),
+    /// Told, not judged.
+    Open,
+}
+
+impl Figure {
+    fn new(what: impl Into<String>, value: f64, unit: &'static str, bound: Bound) -> Self {
+        Self { what: what.into(), value, unit, bound }
+    }
+
+    fn passes(&self) -> bool {
+        match self.bound {
+            Bound::AtMost(limit) => self.value <= limit,
+            Bound::AtLeast(limit) => self.value >= limit,
+            Bound::Within(low, high) => (low..=high).contains(&self.value),
+            Bound::Open => true,
+        }
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, value, unit, bound } = self;
+        write!(f, "{what}: {value:.2} {unit}")?;
+        match bound {
+            Bound::AtMost(limit) => write!(f, " (at most {limit})"),
+            Bound::AtLeast(limit) => write!(f, " (at least {limit})"),
+            Bound::Within(low, high) => write!(f, " ({low} to {high})"),
+            Bound::Open => Ok(()),
+        }
+    }
+}
+
+/// Runs `cargo xtask bench …`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.list {
+        for Entry { name, about, .. } in &ENTRIES {
+            println!("{name:14}{about}");
+        }
+        return Ok(());
+    }
+    let entries: Vec<&Entry> = options
+        .names
+        .iter()
+        .map(|name| {
+            let entry = ENTRIES.iter().find(|entry| entry.name == name);
+            entry.with_context(|| format!("no benchmark {name}: see `cargo xtask bench --list`"))
+        })
+        .collect::<Result<_>>()?;
+    ensure!(rustix::process::geteuid().is_root(), "benchmarks need root");
+    rprofd::build("release");
+
+    let mut failed = Vec::new();
+    for entry in entries {
+        let bench = Bench {
+            binary: checkout::root().join("target/release/rprofd"),
+            dir: TestDir::new(&format!("bench-{}", entry.name)),
+        };
+        let figures = (entry.run)(&bench).with_context(|| entry.name.to_owned())?;
+        for figure in &figures {
+            println!("{}: {figure}", entry.name);
+        }
+        let passed = figures.iter().all(Figure::passes);
+        println!("{}: {}", entry.name, if passed { "PASS" } else { "FAIL" });
+        if !passed {
+            failed.push(entry.name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("FAIL: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// The number that follows `word` in `line`.
+fn number_after(line: &str, word: &str) -> Result<f64> {
+    let rest = line.split_once(word).map(|(_, rest)| rest);
+    let number = rest.and_then(|rest| {
+        let rest = rest.trim_start_matches([' ', ':', '=']);
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        rest[..end].trim_end_matches('.').parse().ok()
+    });
+    number.with_context(|| format!("no number after “{word}” in: {line}"))
+}
+
+/// The last line of `text` that contains `what`.
+fn line_with<'a>(text: &'a str, what: &str) -> Result<&'a str> {
+    let line = text.lines().rev().find(|line| line.contains(what));
+    line.with_context(|| format!("rprofd -v said no “{what}”; it said:\n{text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_log_lines() {
+        let line = "exec to kernel mappings: p50 0.21 ms, p99 4.5 ms over 812 execs";
+        assert_eq!(number_after(line, "p99").expect("p99"), 4.5);
+        assert_eq!(number_after(line, "over").expect("over"), 812.0);
+        assert_eq!(number_after("took 12ms.", "took").expect("took"), 12.0);
+        assert!(number_after(line, "p75").is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! What rprofd itself costs on a machine whose CPUs are all busy, deep in their stacks.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rprofd_tests::{Program, procfs, rprofd::Started};
+
+use super::{Bench, Bound, Figure, line_with, number_after};
+
+const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+/// When measuring begins and ends, from the start of a run of a minute.
+const WARM: Duration = Duration::from_secs(5);
+const END: Duration = Duration::from_secs(55);
+
+/// What was seen in a run.
+struct Seen {
+    core: Duration,
+    reader: Duration,
+    bpf: Duration,
+    bpf_runs: u64,
+    naming_ms: Option<f64>,
+    peak_pss_bytes: u64,
+}
+
+/// CPU time of core, reader and BPF programs.
+pub(super) fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
+    let Seen { core, reader, bpf, bpf_runs, naming_ms, .. } = observe(bench)?;
+    let percent = |time: Duration| time.as_secs_f64() / (END - WARM).as_secs_f64() * 100.0;
+    let per_run_us = bpf.as_secs_f64() * 1e6 / (bpf_runs as f64).max(1.0);
+    let mut figures = vec![
+        Figure::new("core", percent(core), "% of a CPU", Bound::Open),
+        Figure::new("reader", percent(reader), "% of a CPU", Bound::Open),
+        Figure::new("BPF", percent(bpf), "% of a CPU", Bound::Open),
+        Figure::new("BPF program", per_run_us, "µs each run", Bound::Open),
+    ];
+    if let Some(naming_ms) = naming_ms {
+        figures.push(Figure::new("naming, over the whole run", naming_ms, "ms", Bound::Open));
+    }
+    figures.push(Figure::new(
+        "together",
+        percent(core + reader + bpf),
+        "% of a CPU",
+        Bound::AtMost(0.5),
+    ));
+    Ok(figures)
+}
+
+/// Memory of core and reader at its peak.
+pub(super) fn memory(bench: &Bench) -> Result<Vec<Figure>> {
+    let peak = observe(bench)?.peak_pss_bytes;
+    Ok(vec![Figure::new("PSS, peak", mebibytes(peak), "MiB", Bound::AtMost(60.0))])
+}
+
+pub(super) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Core and reader together.
+pub(super) fn pss_bytes(rprofd: &Started) -> u64 {
+    let reader = procfs::reader(rprofd.pid()).map_or(0, procfs::pss_bytes);
+    procfs::pss_bytes(rprofd.pid()) + reader
+}
+
+fn observe(bench: &Bench) -> Result<Seen> {
+    let _statistics = Statistics::on()?;
+    let program = Program::build("deep33.c");
+    let cpus = thread::available_parallelism()?.get();
+    let _busy: Vec<_> = (0..cpus).map(|_| program.start(&["70"])).collect();
+
+    let rprofd = bench.rprofd().args(["-v", "-F", "99", "-d", "60s"]).start();
+    let begin = Instant::now();
+    let mut peak = 0;
+    let mut watch_until = |end: Duration| {
+        while begin.elapsed() < end {
+            peak = pss_bytes(&rprofd).max(peak);
+            thread::sleep(Duration::from_millis(250).min(end.saturating_sub(begin.elapsed())));
+        }
+    };
+    watch_until(WARM);
+    let reader = procfs::reader(rprofd.pid()).context("no reader")?;
+    let sum = || (procfs::cpu_time_ns(rprofd.pid()), procfs::cpu_time_ns(reader));
+    let ((core_before, reader_before), bpf_before) = (sum(), bpf_time(rprofd.pid())?);
+    watch_until(END);
+    let ((core_after, reader_after), bpf_after) = (sum(), bpf_time(rprofd.pid())?);
+    ensure!(reader_after > 0, "the reader was replaced: its CPU time is gone");
+    // The end of a run takes memory, too.
+    while procfs::comm(rprofd.pid()).is_some() {
+        let now = pss_bytes(&rprofd);
+        peak = now.max(peak);
+        if now == 0 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    let run = rprofd.wait().expect_success();
+    let all = run.all();
+    let deep = all.total_where("samples", |sample| {
+        all.frames(sample).iter().filter(|name| name.starts_with('f')).count() >= 31
+    });
+    ensure!(deep > 10_000, "{deep} deep samples: not the load that is meant");
+    let naming_ms =
+        line_with(&run.stderr, "naming took").ok().map(|line| number_after(line, "took"));
+    Ok(Seen {
+        core: Duration::from_nanos(core_after.saturating_sub(core_before)),
+        reader: Duration::from_nanos(reader_after.saturating_sub(reader_before)),
+        bpf: Duration::from_nanos(bpf_after.0 - bpf_before.0),
+        bpf_runs: bpf_after.1 - bpf_before.1,
+        naming_ms: naming_ms.transpose()?,
+        peak_pss_bytes: peak,
+    })
+}
+
+/// Time in nanoseconds and number of runs of the BPF programs that `pid` holds.
+fn bpf_time(pid: u32) -> Result<(u64, u64)> {
+    let (mut time_ns, mut runs) = (0, 0);
+    for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let Ok(text) = fs::read_to_string(file?.path()) else { continue };
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
+        // Only descriptors of programs have them.
+        if let (Some(time), Some(count)) = (field("run_time_ns:"), field("run_cnt:")) {
+            time_ns += time;
+            runs += count;
+        }
+    }
+    ensure!(runs > 0, "no BPF program among rprofd's descriptors has run");
+    Ok((time_ns, runs))
+}
+
+/// The kernel measures BPF programs while this lives.
+struct Statistics {
+    before: String,
+}
+
+impl Statistics {
+    fn on() -> Result<Self> {
+        let before = fs::read_to_string(STATISTICS).context(STATISTICS)?;
+        fs::write(STATISTICS, "1").context(STATISTICS)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        let _ = fs::write(STATISTICS, &self.before);
+    }
+}
