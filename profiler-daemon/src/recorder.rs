@@ -231,6 +231,7 @@ impl Recorder {
         }
         self.sampler.enable()?;
         self.window_start = (SystemTime::now(), Instant::now());
+        tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.settings.hertz);
         self.control.tell(News::Started);
         loop {
             self.wait()?;
