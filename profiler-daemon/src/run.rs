@@ -192,7 +192,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
             () = &mut ended, if !options.pid.is_empty() && run.stops == 0 => run.stop(),
             exit = async { match &mut child { Some(child) => child.await, None => std::future::pending().await } } => {
                 child = None;
-                status = exit.ok().flatten().map_or(command::OURSELVES, |exit| shell_status(exit));
+                status = exit.ok().flatten().map_or(command::OURSELVES, shell_status);
                 run.stop();
             }
         }
@@ -203,7 +203,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     result?;
     if let Some(child) = child {
         // The recording ended first: the command goes on to its own end.
-        status = child.await.ok().flatten().map_or(command::OURSELVES, |exit| shell_status(exit));
+        status = child.await.ok().flatten().map_or(command::OURSELVES, shell_status);
     }
     let failed = run.print_summary(&options);
     Ok(if options.command.is_empty() { u8::from(failed) } else { status })

@@ -67,9 +67,8 @@ impl Object {
         cpu.load().map_err(|error| from_aya(&error))?;
         let cpu = cpu.fd().map_err(|error| from_aya(&error))?.try_clone();
         let cpu = cpu.map_err(|error| KernelError::of("dup", error))?;
-        let ranges = match take(&mut ebpf, "RANGES")? {
-            aya::maps::Map::Array(data) => data,
-            _ => return Err(KernelError::Bpf("RANGES is not an array".into())),
+        let aya::maps::Map::Array(ranges) = take(&mut ebpf, "RANGES")? else {
+            return Err(KernelError::Bpf("RANGES is not an array".into()));
         };
         Ok(Self {
             control: map(&mut ebpf, "CONTROL")?,

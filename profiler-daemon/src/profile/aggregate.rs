@@ -81,7 +81,7 @@ impl RawStacks {
             self.collisions += 1;
             return;
         }
-        self.bytes += size_of::<u64>() * frames.len() + 64;
+        self.bytes += size_of_val(frames) + 64;
         stacks.insert(header.id, stack);
     }
 

@@ -36,7 +36,7 @@ impl Walk {
         if fp == 0 {
             return Step::End(Outcome::Guessed);
         }
-        if fp % 8 != 0 {
+        if !fp.is_multiple_of(8) {
             return Step::End(Outcome::NoRule);
         }
         if fp < self.low {
