@@ -18,7 +18,7 @@ use aya_ebpf::{
 use profiler_ebpf::{
     arch,
     config::{self, Config, Control},
-    mappings::{self, Process, Range, Ranges},
+    mappings::{Process, Range, Ranges, Search},
     record::{KERNEL_PID, Kind, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_HEADER_BYTES, Sample},
     stack_id::StackId,
     targets::{self, Mode, Verdict},
@@ -153,18 +153,29 @@ fn kernel_stack(
         return;
     }
     let frames = (bytes as usize / 8).min(MAX_KERNEL_FRAMES);
-    let mut id = StackId::new(config.seed);
-    let mut index = 0;
-    while index < MAX_KERNEL_FRAMES {
-        if index >= frames {
-            break;
-        }
-        id.push(scratch.frames[index]);
-        index += 1;
-    }
-    sample.kernel_stack = id.id();
-    sample.kernel_check = id.check();
-    send_stack(control, &id, frames, sample, scratch);
+    let mut context = HashContext { id: StackId::new(config.seed), scratch: &raw const *scratch };
+    // SAFETY: `hash` takes what it is given here, which outlives the call.
+    unsafe { bpf_loop(frames as u32, hash as *mut c_void, (&raw mut context).cast(), 0) };
+    sample.kernel_stack = context.id.id();
+    sample.kernel_check = context.id.check();
+    send_stack(control, &context.id, frames, sample, scratch);
+}
+
+/// What the steps of a hash share.
+#[repr(C)]
+struct HashContext {
+    id: StackId,
+    scratch: *const Scratch,
+}
+
+/// Hashes one frame of a kernel stack.
+unsafe extern "C" fn hash(index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `kernel_stack` passes a `HashContext`.
+    let context = unsafe { &mut *context.cast::<HashContext>() };
+    // SAFETY: `scratch` is this CPU's element, which `busy` keeps for us.
+    let frame = unsafe { (*context.scratch).frames[index as usize & (MAX_USER_FRAMES - 1)] };
+    context.id.push(frame);
+    0
 }
 
 /// What the steps of a walk share.
@@ -229,13 +240,7 @@ unsafe extern "C" fn step(_index: u32, context: *mut c_void) -> i64 {
             let call = avma.wrapping_sub(1);
             let covered = context.process.count == 0
                 || (context.range.start <= call && call < context.range.end)
-                || match mappings::find(&KernelRanges, &context.process, call) {
-                    Some(range) => {
-                        context.range = range;
-                        true
-                    }
-                    None => false,
-                };
+                || find(context, call);
             if !covered {
                 Outcome::NoMapping
             } else if context.count as usize >= MAX_USER_FRAMES {
@@ -253,6 +258,28 @@ unsafe extern "C" fn step(_index: u32, context: *mut c_void) -> i64 {
     };
     context.outcome = outcome as u32;
     1
+}
+
+/// Finds the mapping that covers `call`, and notes it for the next frames.
+#[inline(always)]
+fn find(context: &mut WalkContext, call: u64) -> bool {
+    let mut search = Search::new(&context.process, call);
+    // SAFETY: `halve` takes what it is given here, which outlives the call.
+    unsafe { bpf_loop(search.steps(), halve as *mut c_void, (&raw mut search).cast(), 0) };
+    match search.result(&KernelRanges) {
+        Some(range) => {
+            context.range = range;
+            true
+        }
+        None => false,
+    }
+}
+
+/// One step of a search; 1 ends it.
+unsafe extern "C" fn halve(_index: u32, search: *mut c_void) -> i64 {
+    // SAFETY: `find` passes a `Search`.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    i64::from(!search.step(&KernelRanges))
 }
 
 /// Sends the `frames` in `scratch` unless they were sent in this epoch already.

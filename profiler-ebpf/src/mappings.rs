@@ -29,28 +29,57 @@ pub trait Ranges {
     fn range(&self, index: u32) -> Option<Range>;
 }
 
-/// Halvings that find any element of the array.
-const HALVINGS: u32 = 17;
+/// A search for the mapping that covers an avma, halving by halving: the kernel side takes each
+/// step in a loop of its own, which the verifier follows once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Search {
+    avma: u64,
+    /// The last element that starts at or below `avma` is in `low..low + size`, if there is one.
+    low: u32,
+    size: u32,
+}
 
-/// Finds the mapping of `process` that covers `avma`.
-#[inline(always)]
-pub fn find(ranges: &impl Ranges, process: &Process, avma: u64) -> Option<Range> {
-    let mut low = 0_u32;
-    let mut high = process.count;
-    let mut step = 0;
-    while step < HALVINGS && low < high {
-        step += 1;
-        let middle = low + (high - low) / 2;
-        let range = ranges.range(process.first.wrapping_add(middle))?;
-        if avma < range.start {
-            high = middle;
-        } else if avma >= range.end {
-            low = middle + 1;
-        } else {
-            return Some(range);
-        }
+impl Search {
+    /// A search among the mappings of `process`.
+    #[inline(always)]
+    pub const fn new(process: &Process, avma: u64) -> Self {
+        Self { avma, low: process.first, size: process.count }
     }
-    None
+
+    /// Steps that are enough.
+    #[inline(always)]
+    pub const fn steps(&self) -> u32 {
+        32 - self.size.leading_zeros()
+    }
+
+    /// Halves what is left; `false`: there is nothing to halve.
+    #[inline(always)]
+    pub fn step(&mut self, ranges: &impl Ranges) -> bool {
+        let half = self.size / 2;
+        let middle = self.low.wrapping_add(half);
+        if half == 0 {
+            return false;
+        }
+        let Some(range) = ranges.range(middle) else { return false };
+        if range.start <= self.avma {
+            self.low = middle;
+            self.size -= half;
+        } else {
+            self.size = half;
+        }
+        true
+    }
+
+    /// What was found.
+    #[inline(always)]
+    pub fn result(&self, ranges: &impl Ranges) -> Option<Range> {
+        if self.size == 0 {
+            return None;
+        }
+        let range = ranges.range(self.low)?;
+        if range.start <= self.avma && self.avma < range.end { Some(range) } else { None }
+    }
 }
 
 #[cfg(test)]
@@ -63,6 +92,16 @@ mod tests {
         fn range(&self, index: u32) -> Option<Range> {
             self.0.get(index as usize).copied()
         }
+    }
+
+    fn find(ranges: &Slice, process: &Process, avma: u64) -> Option<Range> {
+        let mut search = Search::new(process, avma);
+        for _ in 0..search.steps() {
+            if !search.step(ranges) {
+                break;
+            }
+        }
+        search.result(ranges)
     }
 
     #[test]
