@@ -138,6 +138,7 @@ impl Recorder {
     ///
     /// [`RecordError`]; nothing stays attached.
     pub fn new(settings: Settings, control: Control) -> Result<Self, RecordError> {
+        hurry();
         let filter = &settings.filter;
         let mode = if filter.is_all() {
             Mode::All
@@ -183,7 +184,7 @@ impl Recorder {
             stopping: false,
             skip_names: false,
             kernel_build_id: clock::kernel_build_id().into(),
-            latencies: Latencies::default(),
+            latencies: Latencies::new(),
         };
         recorder.watch()?;
         Ok(recorder)
@@ -230,6 +231,7 @@ impl Recorder {
             self.symbolizer.describe(None);
         }
         self.sampler.enable()?;
+        self.latencies.begin();
         self.window_start = (SystemTime::now(), Instant::now());
         tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.settings.hertz);
         self.control.tell(News::Started);
@@ -561,5 +563,14 @@ impl Recorder {
             tracing::info!("exec to kernel mappings: {text}");
         }
         tracing::info!("readers started: {}", self.symbolizer.readers_started());
+    }
+}
+
+/// Lets this thread, and the reader it starts, run soon when something happens, also on a busy
+/// machine: a process may be gone in milliseconds. It takes little time when it runs.
+fn hurry() {
+    const NICE: i32 = -10;
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!("the recording's priority stays as it is: {error}");
     }
 }

@@ -8,16 +8,27 @@ use super::clock::boot_ns;
 const MOST: usize = 100_000;
 
 /// Times from `exec` to published mappings.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Latencies {
+    /// When sampling began: before that nobody takes records, and nobody needs them.
+    from_ns: u64,
     /// When a process called `exec`, and whether a mapping came since.
     pending: HashMap<u32, (u64, bool)>,
     taken_ns: Vec<u64>,
 }
 
 impl Latencies {
+    pub(super) fn new() -> Self {
+        Self { from_ns: u64::MAX, pending: HashMap::new(), taken_ns: Vec::new() }
+    }
+
+    /// Sampling begins.
+    pub(super) fn begin(&mut self) {
+        self.from_ns = boot_ns();
+    }
+
     pub(super) fn exec(&mut self, pid: u32, time_ns: u64) {
-        if self.pending.len() < MOST {
+        if time_ns >= self.from_ns && self.pending.len() < MOST {
             self.pending.insert(pid, (time_ns, false));
         }
     }
