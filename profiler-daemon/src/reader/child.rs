@@ -11,7 +11,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use rustix::process::{
-    Resource, Rlimit, Signal, getpriority_process, getrlimit, set_parent_process_death_signal,
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal,
     setpriority_process, setrlimit,
 };
 
@@ -35,7 +35,7 @@ pub const FILES_FD: RawFd = 3;
 /// Descriptor of the names lane.
 pub const NAMES_FD: RawFd = 4;
 
-/// How much nicer the names lane is, whose work may take seconds.
+/// Niceness of the names lane, whose work may take seconds.
 const NAMES_NICENESS: i32 = 5;
 
 /// Stack of the names lane, in bytes: demangling and inlined functions recurse.
@@ -125,8 +125,7 @@ fn names_lane(
     released: &Receiver<()>,
 ) {
     // Linux applies it to the calling thread alone. Without it naming competes a little more.
-    let niceness = getpriority_process(None).unwrap_or_default();
-    let _ = setpriority_process(None, niceness + NAMES_NICENESS);
+    let _ = setpriority_process(None, NAMES_NICENESS);
     started.wait();
     // Nothing is ever sent: the sender's end is the signal.
     let _ = released.recv();
