@@ -31,9 +31,8 @@ impl Program {
     /// The same, with more flags for the compiler.
     pub fn build_with(source: &str, flags: &[&str]) -> Self {
         let source = source_path(source);
-        let text = read(&source);
         let mut hash = DefaultHasher::new();
-        (&text, flags).hash(&mut hash);
+        (read(&source), read(&source_path("frame.h")), flags).hash(&mut hash);
         let name = source.file_stem().expect("a file name");
         let dir = build_dir().join("rprofd-test-programs").join(format!("{:016x}", hash.finish()));
         let path = dir.join(name);

@@ -1,4 +1,6 @@
 // inlines SECONDS: templates, and functions that are inlined into others.
+#include "frame.h"
+
 #include <cstdint>
 #include <cstdlib>
 #include <ctime>
@@ -20,7 +22,7 @@ template <typename T, int N>
 struct Burner {
     __attribute__((noinline)) void burn(T count) {
         middle(static_cast<std::uint64_t>(count) * N);
-        __asm__ volatile("");
+        KEEP_FRAME;
     }
 };
 

@@ -1,5 +1,7 @@
 // reads SECONDS: most of the time inside the kernel, in read(2) of /dev/zero, called without the C
 // library, whose wrapper keeps no frame pointer.
+#include "frame.h"
+
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -21,6 +23,7 @@ __attribute__((noinline)) void read_zeros(long file) {
     register long x8 __asm__("x8") = SYS_read;
     __asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x8) : "memory");
 #endif
+    KEEP_FRAME;
 }
 
 int main(int argc, char **argv) {

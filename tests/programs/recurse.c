@@ -1,5 +1,7 @@
 // recurse: 1,000 frames of one function, from a _start of its own; no C library whose code could
 // lack frame pointers. Busy for some two seconds of two-gigahertz CPU.
+#include "frame.h"
+
 __asm__(".globl _start\n"
         ".type _start, @function\n"
         "_start:\n"
@@ -25,7 +27,7 @@ static volatile unsigned long sink;
 __attribute__((noinline)) void bottom(void) {
     for (unsigned long i = 0; i < 2000000000; i++)
         sink = sink + i;
-    __asm__ volatile("");
+    KEEP_FRAME;
 }
 
 __attribute__((noinline)) void descend(int left) {

@@ -1,5 +1,7 @@
 // shares SECONDS: four functions that take 40, 30, 20 and 10 % of the time. Turns are short, so that
 // each function's share holds over any longer stretch.
+#include "frame.h"
+
 #include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
@@ -10,6 +12,7 @@ static volatile uint64_t sink;
     __attribute__((noinline)) void name(uint64_t units) {   \
         for (uint64_t i = 0; i < units * 1000; i++)         \
             sink = sink * 6364136223846793005u + i;         \
+        KEEP_FRAME;                                         \
     }
 
 BURN(burn_40)

@@ -1,5 +1,7 @@
 // short MILLISECONDS: busy that much CPU time, then ends. Compiled with -DID=n, so that each build
 // has functions of its own.
+#include "frame.h"
+
 #include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
@@ -13,7 +15,7 @@ static volatile uint64_t sink;
 __attribute__((noinline)) void NAME(inner_)(void) {
     for (uint64_t i = 0; i < 20000; i++)
         sink = sink * 3 + i;
-    __asm__ volatile("");
+    KEEP_FRAME;
 }
 
 __attribute__((noinline)) void NAME(outer_)(void) {

@@ -1,5 +1,7 @@
 // spin THREADS SECONDS [STATUS]: that many busy threads; prints the CPU time that the kernel
 // accounts to the process, in nanoseconds, and exits with STATUS.
+#include "frame.h"
+
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,6 +20,7 @@ static double now(clockid_t clock) {
 __attribute__((noinline)) void spin_leaf(volatile uint64_t *sink) {
     for (uint64_t i = 0; i < 1000000; i++)
         *sink = *sink * 3 + i;
+    KEEP_FRAME;
 }
 
 __attribute__((noinline)) void *spin_thread(void *sink) {

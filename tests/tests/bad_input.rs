@@ -17,6 +17,9 @@ fn able() -> bool {
 /// Longer than any of these runs may take.
 const NEVER: &str = "60s";
 
+/// A pid that no kernel gives: its limit is exclusive.
+const NO_PID: &str = "4194304";
+
 fn assert_quick(run: &Finished) {
     assert!(run.elapsed < Duration::from_secs(20), "{:?}: {}", run.elapsed, run.stderr);
 }
@@ -27,15 +30,15 @@ fn pid_that_does_not_exist() {
         return;
     }
     let dir = TestDir::new("bad-pid");
-    // Above the largest that a kernel gives.
-    let run = Rprofd::new(&dir).args(["--pid", "4194305", "-d", NEVER]).run().expect_code(1);
-    assert!(run.stderr.contains("4194305"), "{}", run.stderr);
+    let run = Rprofd::new(&dir).args(["--pid", NO_PID, "-d", NEVER]).run().expect_code(1);
+    assert!(run.stderr.contains(&format!("there is no process {NO_PID}")), "{}", run.stderr);
     assert_quick(&run);
 
-    let target = Program::build("shares.c").start(&["30"]);
-    let pids = format!("4194305,{}", target.pid());
-    let run = Rprofd::new(&dir).args(["--pid", &pids, "-d", "1s"]).run();
-    assert!(run.stderr.contains("4194305"), "{}", run.stderr);
+    // One of several: said, and the others are profiled.
+    let target = Program::build("shares.c").start(&["60"]);
+    let pids = format!("{NO_PID},{}", target.pid());
+    let run = Rprofd::new(&dir).args(["--pid", &pids, "-d", "1s"]).run().expect_success();
+    assert!(run.stderr.contains(&format!("there is no process {NO_PID}")), "{}", run.stderr);
     assert!(run.profile_of("shares").share("burn_40") > 0.1, "{}", run.stderr);
 }
 
@@ -61,7 +64,8 @@ fn unwritable_output() {
     }
     let dir = TestDir::new("bad-output");
     fs::write(dir.join("file"), "").expect("write");
-    for output in ["file/below", "/proc/no/such", "no/such/dir/one.pb.gz"] {
+    fs::create_dir(dir.join("directory.svg")).expect("create");
+    for output in ["file/below", "/proc/no/such", "file/one.pb.gz", "directory.svg"] {
         let rprofd = Rprofd::bare(rprofd::binary(), &dir).args(["-o", output, "-d", NEVER]);
         let run = rprofd.run().expect_code(1);
         assert!(run.stderr.contains(output), "{output}: {}", run.stderr);
@@ -160,7 +164,8 @@ fn hostile_comm() {
     let run = Rprofd::new(&dir).args(["-F", "499", "--", program.arg(), "1", comm]).run();
     let run = run.expect_success();
     let names = run.file_names();
-    assert_eq!(names, [".._a___31m_s_.cpu.pb.gz", "all.cpu.pb.gz"]);
+    // A first dot would hide the file.
+    assert_eq!(names, ["_._a___31m_s_.cpu.pb.gz", "all.cpu.pb.gz"]);
     for text in [&run.stderr, &run.stdout_text()] {
         assert!(!text.contains('\x1b') && !text.contains("a\n"), "{text:?}");
     }

@@ -65,14 +65,14 @@ fn disasm() {
     }
     let text = pprof(&["-disasm=burn_40", path(profile)]);
     assert!(text.contains("ROUTINE ======================== burn_40"), "{text}");
-    assert!(text.contains("push") || text.contains("stp"), "instructions: {text}");
+    assert!(text.contains("PUSHQ") || text.contains("STP"), "instructions: {text}");
 }
 
 #[test]
 fn traces() {
     let Some(profile) = profile() else { return };
     let text = pprof(&["-traces", path(profile)]);
-    assert!(text.contains("burn_40") && text.contains("comm:[shares]"), "{text}");
+    assert!(text.contains("burn_40") && text.contains("comm:  shares"), "{text}");
 }
 
 #[test]
@@ -89,7 +89,9 @@ fn focus_and_ignore() {
     let text = pprof(&["-top", "-focus=burn_10", path(profile)]);
     assert!(text.contains("burn_10") && !text.contains("burn_40"), "{text}");
     let text = pprof(&["-top", "-ignore=burn_10", path(profile)]);
-    assert!(!text.contains("burn_10") && text.contains("burn_40"), "{text}");
+    // The name is there as the filter, and not as a function.
+    let is_listed = |name| text.lines().any(|line| line.ends_with(&format!("  {name}")));
+    assert!(!is_listed("burn_10") && is_listed("burn_40"), "{text}");
 }
 
 #[test]
