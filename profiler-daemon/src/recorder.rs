@@ -37,7 +37,7 @@ use latency::Latencies;
 const HOLD_BACK_NS: u64 = 50_000_000;
 
 /// How often samples are fetched.
-const FETCH: Duration = Duration::from_millis(100);
+const FETCH: Duration = Duration::from_millis(200);
 
 /// How long a window that has ended waits for names before it is handed out without them.
 const NAMING: Duration = Duration::from_secs(60);
@@ -385,7 +385,7 @@ impl Recorder {
         if self.raw.bytes() > RAW_STACK_BYTES {
             self.sampler.next_epoch()?;
         }
-        self.control.tell(News::Progress { samples: self.samples });
+        self.control.count(self.samples);
         Ok(())
     }
 

@@ -185,6 +185,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
                 None => break,
             },
             () = signals.next() => run.interrupted(),
+            () = run.progress.due() => run.progress.samples(run.orders.samples()),
             () = async { match &mut deadline { Some(timer) => timer.await, None => std::future::pending().await } } => {
                 deadline = None;
                 run.stop();
@@ -273,7 +274,6 @@ impl Run {
     async fn take(&mut self, told: News) {
         match told {
             News::Started => {}
-            News::Progress { samples } => self.progress.samples(samples),
             News::Window(window, profiles) => self.write(window, profiles).await,
         }
     }
@@ -394,6 +394,14 @@ impl Progress {
             bar
         });
         Self { bar, duration: options.duration, started: Instant::now() }
+    }
+
+    /// Returns when the bar is to be drawn again; never without one.
+    async fn due(&self) {
+        match self.bar {
+            Some(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            None => std::future::pending().await,
+        }
     }
 
     fn samples(&self, samples: u64) {

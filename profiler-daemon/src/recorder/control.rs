@@ -2,7 +2,11 @@
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
 };
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -24,11 +28,6 @@ pub enum Order {
 pub enum News {
     /// Samples are taken.
     Started,
-    /// How many samples came so far.
-    Progress {
-        /// Their number.
-        samples: u64,
-    },
     /// The profiles of a window, one per process.
     Window(Window, Vec<Profile>),
 }
@@ -39,6 +38,7 @@ pub struct Control {
     orders: mpsc::Receiver<Order>,
     wake: Arc<OwnedFd>,
     news: news::UnboundedSender<News>,
+    samples: Arc<AtomicU64>,
 }
 
 /// The other end.
@@ -46,6 +46,7 @@ pub struct Control {
 pub struct Orders {
     orders: mpsc::Sender<Order>,
     wake: Arc<OwnedFd>,
+    samples: Arc<AtomicU64>,
 }
 
 impl Control {
@@ -60,8 +61,10 @@ impl Control {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(RecordError::of("eventfd"))?;
         let wake = Arc::new(wake);
-        let control = Self { orders, wake: Arc::clone(&wake), news };
-        Ok((control, Orders { orders: orders_in, wake }, news_out))
+        let samples = Arc::new(AtomicU64::new(0));
+        let orders_in =
+            Orders { orders: orders_in, wake: Arc::clone(&wake), samples: Arc::clone(&samples) };
+        Ok((Self { orders, wake, news, samples }, orders_in, news_out))
     }
 
     pub(super) fn wake_fd(&self) -> BorrowedFd<'_> {
@@ -75,6 +78,11 @@ impl Control {
         self.orders.try_iter().collect()
     }
 
+    /// Notes how many samples came so far.
+    pub(super) fn count(&self, samples: u64) {
+        self.samples.store(samples, Ordering::Relaxed);
+    }
+
     /// Tells; if nobody listens any more there is nothing to be done.
     pub(super) fn tell(&self, news: News) {
         let _ = self.news.send(news);
@@ -82,6 +90,11 @@ impl Control {
 }
 
 impl Orders {
+    /// How many samples came so far.
+    pub fn samples(&self) -> u64 {
+        self.samples.load(Ordering::Relaxed)
+    }
+
     /// Gives an order; one to a recording that has ended does nothing.
     pub fn give(&self, order: Order) {
         if self.orders.send(order).is_ok() {

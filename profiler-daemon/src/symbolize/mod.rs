@@ -24,14 +24,13 @@ use crate::{
 };
 use names::{Addresses, Strings};
 
-/// New addresses are collected this long before they are asked for.
+/// The first new addresses are collected this long before they are asked for, the next twice as
+/// long, and so on: each request may parse the file anew, and what a program does at its start it
+/// mostly goes on doing.
 const COLLECT: Duration = Duration::from_secs(1);
 
-/// A file of more than this many bytes is parsed anew for each request, so it is asked for seldom.
-const LARGE_BYTES: u64 = 8 << 20;
-
-/// How long the addresses of a large file are collected.
-const COLLECT_LARGE: Duration = Duration::from_secs(10);
+/// The longest that addresses are collected.
+const COLLECT_LONGEST: Duration = Duration::from_secs(64);
 
 /// A file under which the reader died or was late this often in a row is not tried again.
 const STRIKES: u32 = 2;
@@ -66,7 +65,7 @@ struct File {
     reopening: bool,
     strikes: u32,
     refused: bool,
-    named: Option<Instant>,
+    named: bool,
     addresses: Addresses,
 }
 
@@ -140,7 +139,7 @@ impl Symbolizer {
     /// How much was named so far.
     pub fn figures(&self) -> Figures {
         Figures {
-            files: self.files.values().filter(|file| file.named.is_some()).count() as u64,
+            files: self.files.values().filter(|file| file.named).count() as u64,
             ..self.figures
         }
     }
@@ -319,7 +318,7 @@ impl Symbolizer {
                     reopening: false,
                     strikes: 0,
                     refused: false,
-                    named: None,
+                    named: false,
                     addresses: Addresses::default(),
                 });
                 file.is_open = true;
@@ -368,7 +367,7 @@ impl Symbolizer {
 
     fn file_named(&mut self, key: FileKey, offsets: &[u64], outcome: Outcome) {
         let Some(file) = self.files.get_mut(&key) else { return };
-        file.named = Some(Instant::now());
+        file.named = true;
         match outcome {
             Outcome::Answer(reply::Kind::Names(names)) => {
                 self.figures.addresses += offsets.len() as u64;
@@ -419,10 +418,7 @@ impl Symbolizer {
         if !self.link.is_running() || self.link.waiting(LaneName::Names) > 0 {
             return;
         }
-        let ripe = |since: Option<Instant>, collect: Duration| {
-            since.is_some_and(|since| urgent || since.elapsed() >= collect)
-        };
-        if ripe(self.kernel.wanted_since, COLLECT) {
+        if self.kernel.is_ripe(urgent) {
             let addresses = self.kernel.take_wanted(MAX_ADDRESSES);
             let kind = request::Kind::NameKernel(NameKernel { addresses: addresses.clone() });
             self.asked = Some(Instant::now());
@@ -430,9 +426,7 @@ impl Symbolizer {
             return;
         }
         for (&key, file) in &mut self.files {
-            let large = file.info.symbol_bytes > LARGE_BYTES && file.named.is_some();
-            let collect = if large { COLLECT_LARGE } else { COLLECT };
-            if !ripe(file.addresses.wanted_since, collect) || file.reopening {
+            if !file.addresses.is_ripe(urgent) || file.reopening {
                 continue;
             }
             if !file.is_open {
@@ -450,7 +444,7 @@ impl Symbolizer {
             return;
         }
         for (&life, map) in &mut self.perf_maps {
-            if !ripe(map.addresses.wanted_since, COLLECT) {
+            if !map.addresses.is_ripe(urgent) {
                 continue;
             }
             let avmas = map.addresses.take_wanted(MAX_ADDRESSES);

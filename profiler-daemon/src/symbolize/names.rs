@@ -3,9 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use super::{COLLECT, COLLECT_LONGEST};
 use crate::reader::protocol;
 
 /// A function at an address, and the line in it.
@@ -45,12 +46,21 @@ impl Strings {
 }
 
 /// The addresses of one file, of the kernel, or of one process's just-in-time compiled code.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Addresses {
     names: HashMap<u64, Option<FrameNames>>,
     wanted: Vec<u64>,
     /// When the first of `wanted` came.
-    pub(super) wanted_since: Option<Instant>,
+    wanted_since: Option<Instant>,
+    /// How long addresses are collected.
+    collect: Duration,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        let (names, wanted) = Default::default();
+        Self { names, wanted, wanted_since: None, collect: COLLECT }
+    }
 }
 
 impl Addresses {
@@ -80,9 +90,15 @@ impl Addresses {
         self.wanted.len()
     }
 
+    /// Whether it is time to ask for what is wanted.
+    pub(super) fn is_ripe(&self, urgent: bool) -> bool {
+        self.wanted_since.is_some_and(|since| urgent || since.elapsed() >= self.collect)
+    }
+
     /// Takes up to `most` wanted addresses out, to be asked for.
     pub(super) fn take_wanted(&mut self, most: usize) -> Vec<u64> {
         self.wanted_since = None;
+        self.collect = (self.collect * 2).min(COLLECT_LONGEST);
         let rest = self.wanted.split_off(most.min(self.wanted.len()));
         let taken = std::mem::replace(&mut self.wanted, rest);
         if !self.wanted.is_empty() {

@@ -1,6 +1,7 @@
 //! What rprofd itself costs on a machine whose CPUs are all busy, deep in their stacks.
 
 use std::{
+    collections::BTreeMap,
     fs, thread,
     time::{Duration, Instant},
 };
@@ -115,7 +116,8 @@ fn observe(bench: &Bench) -> Result<Seen> {
 
 /// Time in nanoseconds and number of runs of the BPF programs that `pid` holds.
 fn bpf_time(pid: u32) -> Result<(u64, u64)> {
-    let (mut time_ns, mut runs) = (0, 0);
+    // A program may have several descriptors.
+    let mut programs = BTreeMap::new();
     for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         let Ok(text) = fs::read_to_string(file?.path()) else { continue };
         let field = |name: &str| -> Option<u64> {
@@ -123,10 +125,11 @@ fn bpf_time(pid: u32) -> Result<(u64, u64)> {
         };
         // Only descriptors of programs have them.
         if let (Some(time), Some(count)) = (field("run_time_ns:"), field("run_cnt:")) {
-            time_ns += time;
-            runs += count;
+            programs.insert(field("prog_id:"), (time, count));
         }
     }
+    let (time_ns, runs) =
+        programs.values().fold((0, 0), |sum, program| (sum.0 + program.0, sum.1 + program.1));
     ensure!(runs > 0, "no BPF program among rprofd's descriptors has run");
     Ok((time_ns, runs))
 }
