@@ -2,15 +2,13 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
+    os::unix::process::ExitStatusExt as _,
     process::ExitStatus,
     time::{Duration, Instant, SystemTime},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::{
-    io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc::UnboundedReceiver,
     task::JoinHandle,
@@ -24,7 +22,8 @@ use crate::{
     process::{Filter, Glob},
     profile::{Profile, Window},
     recorder::{Control, News, Order, RecordError, Recorder, control::Orders},
-    sudo,
+    rights, sudo,
+    targets::Targets,
 };
 
 /// Why a run failed.
@@ -36,9 +35,9 @@ pub enum RunError {
     /// The output cannot be written.
     #[error(transparent)]
     Files(#[from] files::Error),
-    /// There is no such process.
-    #[error("there is no process {0} (any more): see `ps -e`")]
-    NoProcess(u32),
+    /// There is none of the processes that were asked for.
+    #[error("{}", no_process(.0))]
+    NoProcess(Vec<u32>),
     /// The command could not be started.
     #[error("cannot start a process for the command: {0}")]
     Command(io::Error),
@@ -81,48 +80,10 @@ impl RunError {
 fn explain(error: &RecordError) -> String {
     match error {
         RecordError::Kernel(kernel) if kernel.is_permission() => {
-            let arguments: Vec<_> = std::env::args_os()
-                .skip(1)
-                .map(|argument| shell_word(&argument.to_string_lossy()))
-                .collect();
-            format!(
-                "the kernel refuses: {kernel}\n\
-                 rprofd needs root, or these capabilities: {}\n\
-                 try: sudo rprofd {}",
-                missing_capabilities(),
-                arguments.join(" ")
-            )
+            format!("the kernel refuses: {kernel}\n{}", rights::advice())
         }
         other => other.to_string(),
     }
-}
-
-fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_string()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
-
-/// The capabilities that recording needs and we do not have.
-fn missing_capabilities() -> String {
-    use rustix::thread::{CapabilitySet, capabilities};
-    let have = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    let missing: Vec<_> = [
-        (CapabilitySet::BPF, "CAP_BPF"),
-        (CapabilitySet::PERFMON, "CAP_PERFMON"),
-        (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
-        (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
-        (CapabilitySet::CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"),
-        (CapabilitySet::SYSLOG, "CAP_SYSLOG"),
-    ]
-    .iter()
-    .filter(|(capability, _)| !have.contains(*capability))
-    .map(|(_, name)| *name)
-    .collect();
-    missing.join(", ")
 }
 
 /// Does what the options say. Returns the exit status.
@@ -132,11 +93,12 @@ fn missing_capabilities() -> String {
 /// [`RunError`].
 pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let start = SystemTime::now();
+    rights::check().map_err(RecordError::from)?;
+    let targets = existing(&options.pid)?;
     let mut signals = Signals::new()?;
     let owner = Owner::who_called_sudo();
     let sink = Sink::open(output_settings(&options, start, &owner))?;
-    let mut filter = filter(&options)?;
-    let targets = Targets::open(&options.pid)?;
+    let mut filter = filter(&options, &targets)?;
     let waiting = if options.command.is_empty() {
         None
     } else {
@@ -189,7 +151,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
                 deadline = None;
                 run.stop();
             }
-            () = &mut ended, if !options.pid.is_empty() && run.stops == 0 => run.stop(),
+            () = &mut ended, if run.stops == 0 => run.stop(),
             exit = async { match &mut child { Some(child) => child.await, None => std::future::pending().await } } => {
                 child = None;
                 status = exit.ok().flatten().map_or(command::OURSELVES, shell_status);
@@ -332,41 +294,6 @@ impl Signals {
     }
 }
 
-/// The processes that were asked for, so that their end is noticed.
-struct Targets(Vec<AsyncFd<OwnedFd>>);
-
-impl Targets {
-    fn open(pids: &[u32]) -> Result<Self, RunError> {
-        let mut targets = Vec::new();
-        for &pid in pids {
-            let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-            let fd = raw
-                .ok_or(rustix::io::Errno::SRCH)
-                .and_then(|raw| pidfd_open(raw, PidfdFlags::NONBLOCK));
-            match fd {
-                Ok(fd) => targets.push(watched(fd).map_err(RunError::of("epoll_ctl"))?),
-                Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => {
-                    return Err(RunError::NoProcess(pid));
-                }
-                Err(errno) => return Err(RunError::of("pidfd_open")(errno.into())),
-            }
-        }
-        Ok(Self(targets))
-    }
-
-    /// Returns when all have ended.
-    async fn ended(self) {
-        for target in &self.0 {
-            let _ = target.readable().await;
-        }
-    }
-}
-
-#[expect(deprecated, reason = "an OwnedFd keeps the promise that `register` asks for as unsafe")]
-fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(fd)
-}
-
 /// What is shown on a terminal while it runs.
 struct Progress {
     bar: Option<ProgressBar>,
@@ -420,14 +347,31 @@ impl Progress {
     }
 }
 
-fn filter(options: &Options) -> Result<Filter, RunError> {
+/// The processes `pids`, as far as they exist; what does not is said.
+fn existing(pids: &[u32]) -> Result<Targets, RunError> {
+    let targets = Targets::open(pids).map_err(RunError::of("pidfd_open"))?;
+    if targets.pids.is_empty() && !pids.is_empty() {
+        return Err(RunError::NoProcess(targets.missing));
+    }
+    if !targets.missing.is_empty() {
+        tracing::warn!("{}; the others are profiled", no_process(&targets.missing));
+    }
+    Ok(targets)
+}
+
+fn no_process(pids: &[u32]) -> String {
+    let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
+    format!("there is no process {} (any more): see `ps -e`", pids.join(", "))
+}
+
+fn filter(options: &Options, targets: &Targets) -> Result<Filter, RunError> {
     let mut cgroups = options.cgroup.clone();
     for unit in &options.unit {
         let unit = if unit.contains('.') { unit.clone() } else { format!("{unit}.service") };
         cgroups.push(Glob::new(&unit).map_err(|error| RunError::Unit(error.to_string()))?);
     }
     Ok(Filter {
-        pids: options.pid.iter().copied().collect(),
+        pids: targets.pids.iter().copied().collect(),
         comms: options.comm.clone(),
         exes: options.exe.clone(),
         cgroups,

@@ -11,8 +11,8 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use rustix::process::{
-    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal,
-    setpriority_process, setrlimit,
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setpriority_process,
+    setrlimit,
 };
 
 use super::files::{FileTable, MAX_OPEN_FILES};
