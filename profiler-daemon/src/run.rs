@@ -2,8 +2,6 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    os::unix::process::ExitStatusExt as _,
-    process::ExitStatus,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -136,25 +134,30 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     if let Some(waiting) = waiting
         && !recording.is_finished()
     {
-        child = Some(tokio_child(waiting.go().map_err(RunError::Command)?));
+        child = Some(waiting.go().map_err(RunError::Command)?);
     }
     let mut deadline = options.duration.map(|duration| Box::pin(tokio::time::sleep(duration)));
-    let mut ended = Box::pin(targets.ended());
+    let mut targets_ended = Box::pin(targets.ended());
     loop {
         tokio::select! {
             told = news.recv() => match told {
                 Some(told) => run.take(told).await,
                 None => break,
             },
-            () = signals.next() => run.interrupted(),
+            signal = signals.next() => {
+                if let Some(child) = &child {
+                    child.pass_on(signal);
+                }
+                run.interrupted();
+            }
             () = async { match &mut deadline { Some(timer) => timer.await, None => std::future::pending().await } } => {
                 deadline = None;
                 run.stop();
             }
-            () = &mut ended, if run.stops == 0 => run.stop(),
-            exit = async { match &mut child { Some(child) => child.await, None => std::future::pending().await } } => {
+            () = &mut targets_ended, if run.stops == 0 => run.stop(),
+            exit = ended(&mut child) => {
                 child = None;
-                status = exit.ok().flatten().map_or(command::OURSELVES, shell_status);
+                status = exit;
                 run.stop();
             }
         }
@@ -163,24 +166,29 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let result = recording.join().map_err(|_| RunError::Gone)?;
     run.progress.clear();
     result?;
-    if let Some(child) = child {
-        // The recording ended first: the command goes on to its own end.
-        status = child.await.ok().flatten().map_or(command::OURSELVES, shell_status);
-    }
     let failed = run.print_summary(&options);
+    // Where the recording ended first, the command goes on to its own end.
+    while child.is_some() {
+        tokio::select! {
+            exit = ended(&mut child) => {
+                child = None;
+                status = exit;
+            }
+            signal = signals.next() => {
+                if let Some(child) = &child {
+                    child.pass_on(signal);
+                }
+            }
+        }
+    }
     Ok(if options.command.is_empty() { u8::from(failed) } else { status })
 }
 
-fn tokio_child(mut child: std::process::Child) -> JoinHandle<Option<ExitStatus>> {
-    tokio::task::spawn_blocking(move || child.wait().ok())
-}
-
-/// A command's exit status as a shell has it.
-fn shell_status(status: ExitStatus) -> u8 {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => u8::try_from(code).unwrap_or(1),
-        (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(1),
-        (None, None) => 1,
+/// The command's exit status, once it has one; without a command, never.
+async fn ended(command: &mut Option<command::Running>) -> u8 {
+    match command {
+        Some(command) => command.ended().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -284,12 +292,13 @@ impl Signals {
         ]))
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> rustix::process::Signal {
+        use rustix::process::Signal;
         let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            _ = interrupt.recv() => Signal::INT,
+            _ = terminate.recv() => Signal::TERM,
+            _ = hangup.recv() => Signal::HUP,
         }
     }
 }
