@@ -5,12 +5,23 @@
 
 use std::{
     ffi::OsString,
+    fs::File,
     io,
-    os::unix::process::CommandExt as _,
-    process::{Child, Command, ExitCode},
+    os::{
+        fd::OwnedFd,
+        unix::process::{CommandExt as _, ExitStatusExt as _},
+    },
+    process::{Child, Command, ExitCode, ExitStatus},
 };
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::{
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, getpgrp, kill_process, pidfd_open, pidfd_send_signal,
+        waitpid,
+    },
+    termios::tcgetpgrp,
+};
+use tokio::task::JoinHandle;
 
 use crate::{files::Owner, sudo};
 
@@ -62,14 +73,57 @@ impl Waiting {
         self.pid().as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Lets it become the command.
+    /// Lets it become the command. Call it within a runtime.
     ///
     /// # Errors
     ///
     /// If it is gone.
-    pub fn go(mut self) -> io::Result<Child> {
+    pub fn go(mut self) -> io::Result<Running> {
+        let pidfd = pidfd_open(self.pid(), PidfdFlags::empty())?;
         kill_process(self.pid(), Signal::CONT)?;
-        self.0.take().ok_or_else(|| io::ErrorKind::NotFound.into())
+        let mut child = self.0.take().ok_or(io::ErrorKind::NotFound)?;
+        let exit = tokio::task::spawn_blocking(move || child.wait());
+        Ok(Running { pidfd, exit: Some(exit) })
+    }
+}
+
+/// A command that was let go.
+#[derive(Debug)]
+pub struct Running {
+    pidfd: OwnedFd,
+    exit: Option<JoinHandle<io::Result<ExitStatus>>>,
+}
+
+impl Running {
+    /// Returns, once, the exit status of the command as a shell has it, and never after that.
+    pub async fn ended(&mut self) -> u8 {
+        let Some(exit) = &mut self.exit else { return std::future::pending().await };
+        let status = exit.await;
+        self.exit = None;
+        status.ok().and_then(Result::ok).map_or(OURSELVES, shell_status)
+    }
+
+    /// Passes on a signal that we were sent, unless the command was sent it, too: a terminal's
+    /// Ctrl-C goes to all in the foreground.
+    pub fn pass_on(&self, signal: Signal) {
+        if signal == Signal::INT && is_in_foreground() {
+            return;
+        }
+        // One that has ended needs no signal.
+        let _ = pidfd_send_signal(&self.pidfd, signal);
+    }
+}
+
+fn is_in_foreground() -> bool {
+    File::open("/dev/tty").is_ok_and(|tty| tcgetpgrp(tty).is_ok_and(|group| group == getpgrp()))
+}
+
+/// A command's exit status as a shell has it.
+fn shell_status(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => u8::try_from(code).unwrap_or(1),
+        (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(1),
+        (None, None) => 1,
     }
 }
 
@@ -113,4 +167,15 @@ fn wait_for_go() -> io::Result<()> {
     kill_process(getpid(), Signal::STOP)?;
     set_parent_process_death_signal(None)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_as_a_shell_has_them() {
+        assert_eq!(shell_status(ExitStatus::from_raw(42 << 8)), 42);
+        assert_eq!(shell_status(ExitStatus::from_raw(libc::SIGTERM)), 128 + 15);
+    }
 }

@@ -10,6 +10,8 @@ pub mod process;
 pub mod profile;
 pub mod reader;
 pub mod recorder;
+pub mod rights;
 pub mod run;
 pub mod sudo;
 pub mod symbolize;
+pub mod targets;

@@ -2,15 +2,11 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
-    process::ExitStatus,
     time::{Duration, Instant, SystemTime},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::{
-    io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc::UnboundedReceiver,
     task::JoinHandle,
@@ -24,7 +20,8 @@ use crate::{
     process::{Filter, Glob},
     profile::{Profile, Window},
     recorder::{Control, News, Order, RecordError, Recorder, control::Orders},
-    sudo,
+    rights, sudo,
+    targets::Targets,
 };
 
 /// Why a run failed.
@@ -36,9 +33,9 @@ pub enum RunError {
     /// The output cannot be written.
     #[error(transparent)]
     Files(#[from] files::Error),
-    /// There is no such process.
-    #[error("there is no process {0} (any more): see `ps -e`")]
-    NoProcess(u32),
+    /// There is none of the processes that were asked for.
+    #[error("{}", no_process(.0))]
+    NoProcess(Vec<u32>),
     /// The command could not be started.
     #[error("cannot start a process for the command: {0}")]
     Command(io::Error),
@@ -81,48 +78,10 @@ impl RunError {
 fn explain(error: &RecordError) -> String {
     match error {
         RecordError::Kernel(kernel) if kernel.is_permission() => {
-            let arguments: Vec<_> = std::env::args_os()
-                .skip(1)
-                .map(|argument| shell_word(&argument.to_string_lossy()))
-                .collect();
-            format!(
-                "the kernel refuses: {kernel}\n\
-                 rprofd needs root, or these capabilities: {}\n\
-                 try: sudo rprofd {}",
-                missing_capabilities(),
-                arguments.join(" ")
-            )
+            format!("the kernel refuses: {kernel}\n{}", rights::advice())
         }
         other => other.to_string(),
     }
-}
-
-fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_string()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
-
-/// The capabilities that recording needs and we do not have.
-fn missing_capabilities() -> String {
-    use rustix::thread::{CapabilitySet, capabilities};
-    let have = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    let missing: Vec<_> = [
-        (CapabilitySet::BPF, "CAP_BPF"),
-        (CapabilitySet::PERFMON, "CAP_PERFMON"),
-        (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
-        (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
-        (CapabilitySet::CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"),
-        (CapabilitySet::SYSLOG, "CAP_SYSLOG"),
-    ]
-    .iter()
-    .filter(|(capability, _)| !have.contains(*capability))
-    .map(|(_, name)| *name)
-    .collect();
-    missing.join(", ")
 }
 
 /// Does what the options say. Returns the exit status.
@@ -132,11 +91,12 @@ fn missing_capabilities() -> String {
 /// [`RunError`].
 pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let start = SystemTime::now();
+    rights::check().map_err(RecordError::from)?;
+    let targets = existing(&options.pid)?;
     let mut signals = Signals::new()?;
     let owner = Owner::who_called_sudo();
     let sink = Sink::open(output_settings(&options, start, &owner))?;
-    let mut filter = filter(&options)?;
-    let targets = Targets::open(&options.pid)?;
+    let mut filter = filter(&options, &targets)?;
     let waiting = if options.command.is_empty() {
         None
     } else {
@@ -174,26 +134,31 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     if let Some(waiting) = waiting
         && !recording.is_finished()
     {
-        child = Some(tokio_child(waiting.go().map_err(RunError::Command)?));
+        child = Some(waiting.go().map_err(RunError::Command)?);
     }
     let mut deadline = options.duration.map(|duration| Box::pin(tokio::time::sleep(duration)));
-    let mut ended = Box::pin(targets.ended());
+    let mut targets_ended = Box::pin(targets.ended());
     loop {
         tokio::select! {
             told = news.recv() => match told {
                 Some(told) => run.take(told).await,
                 None => break,
             },
-            () = signals.next() => run.interrupted(),
             () = run.progress.due() => run.progress.samples(run.orders.samples()),
+            signal = signals.next() => {
+                if let Some(child) = &child {
+                    child.pass_on(signal);
+                }
+                run.interrupted();
+            }
             () = async { match &mut deadline { Some(timer) => timer.await, None => std::future::pending().await } } => {
                 deadline = None;
                 run.stop();
             }
-            () = &mut ended, if !options.pid.is_empty() && run.stops == 0 => run.stop(),
-            exit = async { match &mut child { Some(child) => child.await, None => std::future::pending().await } } => {
+            () = &mut targets_ended, if run.stops == 0 => run.stop(),
+            exit = ended(&mut child) => {
                 child = None;
-                status = exit.ok().flatten().map_or(command::OURSELVES, shell_status);
+                status = exit;
                 run.stop();
             }
         }
@@ -202,24 +167,29 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let result = recording.join().map_err(|_| RunError::Gone)?;
     run.progress.clear();
     result?;
-    if let Some(child) = child {
-        // The recording ended first: the command goes on to its own end.
-        status = child.await.ok().flatten().map_or(command::OURSELVES, shell_status);
-    }
     let failed = run.print_summary(&options);
+    // Where the recording ended first, the command goes on to its own end.
+    while child.is_some() {
+        tokio::select! {
+            exit = ended(&mut child) => {
+                child = None;
+                status = exit;
+            }
+            signal = signals.next() => {
+                if let Some(child) = &child {
+                    child.pass_on(signal);
+                }
+            }
+        }
+    }
     Ok(if options.command.is_empty() { u8::from(failed) } else { status })
 }
 
-fn tokio_child(mut child: std::process::Child) -> JoinHandle<Option<ExitStatus>> {
-    tokio::task::spawn_blocking(move || child.wait().ok())
-}
-
-/// A command's exit status as a shell has it.
-fn shell_status(status: ExitStatus) -> u8 {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => u8::try_from(code).unwrap_or(1),
-        (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(1),
-        (None, None) => 1,
+/// The command's exit status, once it has one; without a command, never.
+async fn ended(command: &mut Option<command::Running>) -> u8 {
+    match command {
+        Some(command) => command.ended().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -322,49 +292,15 @@ impl Signals {
         ]))
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> rustix::process::Signal {
+        use rustix::process::Signal;
         let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            _ = interrupt.recv() => Signal::INT,
+            _ = terminate.recv() => Signal::TERM,
+            _ = hangup.recv() => Signal::HUP,
         }
     }
-}
-
-/// The processes that were asked for, so that their end is noticed.
-struct Targets(Vec<AsyncFd<OwnedFd>>);
-
-impl Targets {
-    fn open(pids: &[u32]) -> Result<Self, RunError> {
-        let mut targets = Vec::new();
-        for &pid in pids {
-            let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-            let fd = raw
-                .ok_or(rustix::io::Errno::SRCH)
-                .and_then(|raw| pidfd_open(raw, PidfdFlags::NONBLOCK));
-            match fd {
-                Ok(fd) => targets.push(watched(fd).map_err(RunError::of("epoll_ctl"))?),
-                Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => {
-                    return Err(RunError::NoProcess(pid));
-                }
-                Err(errno) => return Err(RunError::of("pidfd_open")(errno.into())),
-            }
-        }
-        Ok(Self(targets))
-    }
-
-    /// Returns when all have ended.
-    async fn ended(self) {
-        for target in &self.0 {
-            let _ = target.readable().await;
-        }
-    }
-}
-
-#[expect(deprecated, reason = "an OwnedFd keeps the promise that `register` asks for as unsafe")]
-fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(fd)
 }
 
 /// What is shown on a terminal while it runs.
@@ -428,14 +364,31 @@ impl Progress {
     }
 }
 
-fn filter(options: &Options) -> Result<Filter, RunError> {
+/// The processes `pids`, as far as they exist; what does not is said.
+fn existing(pids: &[u32]) -> Result<Targets, RunError> {
+    let targets = Targets::open(pids).map_err(RunError::of("pidfd_open"))?;
+    if targets.pids.is_empty() && !pids.is_empty() {
+        return Err(RunError::NoProcess(targets.missing));
+    }
+    if !targets.missing.is_empty() {
+        tracing::warn!("{}; the others are profiled", no_process(&targets.missing));
+    }
+    Ok(targets)
+}
+
+fn no_process(pids: &[u32]) -> String {
+    let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
+    format!("there is no process {} (any more): see `ps -e`", pids.join(", "))
+}
+
+fn filter(options: &Options, targets: &Targets) -> Result<Filter, RunError> {
     let mut cgroups = options.cgroup.clone();
     for unit in &options.unit {
         let unit = if unit.contains('.') { unit.clone() } else { format!("{unit}.service") };
         cgroups.push(Glob::new(&unit).map_err(|error| RunError::Unit(error.to_string()))?);
     }
     Ok(Filter {
-        pids: options.pid.iter().copied().collect(),
+        pids: targets.pids.iter().copied().collect(),
         comms: options.comm.clone(),
         exes: options.exe.clone(),
         cgroups,

@@ -61,7 +61,7 @@ impl Program {
 
     /// A copy of the executable.
     pub fn copy_to(&self, path: &Path) -> Self {
-        fs::copy(&self.path, path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        copy_executable(&self.path, path);
         Self { path: path.to_owned() }
     }
 
@@ -108,6 +108,13 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Copies an executable so that it can be run at once. A file that we write ourselves is busy as
+/// long as a process that another test is just starting holds our descriptor of it.
+pub fn copy_executable(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status().expect("start cp");
+    assert!(status.success(), "cp {} {}: {status}", from.display(), to.display());
 }
 
 /// Path of a file under `tests/programs/`.

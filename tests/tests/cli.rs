@@ -1,14 +1,8 @@
-//! The command line: exit statuses, signals, forms of output.
+//! The command line: exit statuses, forms of output.
 
-use std::{
-    fs,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    path::Path,
-    process::Command,
-};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use rprofd_tests::{Finished, Profile, Program, Rprofd, TestDir, machine, rprofd};
-use rustix::process::{Pid, Signal, kill_process_group};
 
 fn able() -> bool {
     machine::can_profile() && machine::has(&["gcc", "go"])
@@ -74,45 +68,6 @@ fn standard_output_is_the_commands() {
 }
 
 #[test]
-fn signals_end_the_run_and_write_what_there_is() {
-    if !able() {
-        return;
-    }
-    let dir = TestDir::new("cli-signals");
-    let target = Program::build("shares.c").start(&["60"]);
-    let pid = target.pid().to_string();
-    for signal in [Signal::INT, Signal::TERM] {
-        let mut rprofd = Rprofd::new(&dir).args(["-v", "-F", "499", "--pid", &pid]).start();
-        rprofd.wait_for_first_sample();
-        rprofd.signal(signal);
-        let run = rprofd.wait().expect_success();
-        assert!(run.profile_of("shares").total("samples") >= 1, "{signal:?}");
-        fs::remove_dir_all(&run.output).expect("remove the profiles");
-    }
-}
-
-#[test]
-fn interrupt_goes_to_the_command() {
-    if !able() {
-        return;
-    }
-    let dir = TestDir::new("cli-interrupt");
-    let program = Program::build("shares.c");
-    let rprofd = Rprofd::new(&dir).args(["-v", "--", program.arg(), "60"]);
-    let mut rprofd = rprofd
-        .with(|command| {
-            command.process_group(0);
-        })
-        .start();
-    rprofd.wait_for_first_sample();
-    let group = Pid::from_raw(i32::try_from(rprofd.pid()).expect("a pid")).expect("a pid");
-    // What a terminal does on Ctrl-C.
-    kill_process_group(group, Signal::INT).expect("signal the group");
-    let run = rprofd.wait().expect_code(128 + 2);
-    assert!(run.profile_of("shares").total("samples") >= 1);
-}
-
-#[test]
 fn forms_of_output() {
     if !able() {
         return;
@@ -143,6 +98,30 @@ fn forms_of_output() {
     let run = write("-", &[]);
     fs::write(dir.join("stdout.pb.gz"), &run.stdout).expect("write");
     assert!(Profile::read(&dir.join("stdout.pb.gz")).share("burn_40") > 0.2);
+    let table = write("-", &["--format", "text"]).stdout_text();
+    assert!(table.contains("burn_40"), "{table}");
+    let quiet = write("quiet.svg", &["-q"]);
+    assert_eq!(quiet.stderr, "");
+}
+
+#[test]
+fn windows_of_one_file() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("cli-window-files");
+    let program = Program::build("shares.c");
+    let rprofd = Rprofd::bare(rprofd::binary(), &dir).args(["-o", "flame.svg", "--window", "1s"]);
+    let run = rprofd.args(["--", program.arg(), "2.5"]).run().expect_success();
+    let names = run.file_names();
+    assert!((2..=4).contains(&names.len()), "{names:?}");
+    for name in &names {
+        assert!(name.starts_with("flame.") && name.ends_with("Z.svg"), "{names:?}");
+    }
+    // Standard output could not tell one profile from the next.
+    let rprofd = Rprofd::bare(rprofd::binary(), &dir).args(["-o", "-", "--window", "1s"]);
+    let run = rprofd.run().expect_code(1);
+    assert!(run.stderr.contains("--window"), "{}", run.stderr);
 }
 
 #[test]
@@ -203,29 +182,4 @@ fn group_by() {
         assert!(names.iter().any(|name| name == "all.cpu.pb.gz"), "{group}: {names:?}");
         fs::remove_dir_all(&run.output).expect("remove the profiles");
     }
-}
-
-#[test]
-fn without_privileges_exit_3() {
-    if !able() || !machine::has(&["setpriv"]) {
-        return;
-    }
-    // Nobody but root may be able to enter the directories that lead to the tests' own.
-    let dir = std::env::temp_dir().join(format!("rprofd-unprivileged-{}", std::process::id()));
-    fs::create_dir(&dir).expect("create a directory");
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
-    let binary = dir.join("rprofd");
-    fs::copy(rprofd::binary(), &binary).expect("copy rprofd");
-    let output = unprivileged(&binary, &dir);
-    fs::remove_dir_all(&dir).expect("remove");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{stderr}");
-    assert!(stderr.contains("sudo "), "the exact command: {stderr}");
-}
-
-fn unprivileged(binary: &Path, dir: &Path) -> std::process::Output {
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]);
-    command.arg(binary).args(["-d", "1s"]).current_dir(dir);
-    command.output().expect("start setpriv")
 }

@@ -26,7 +26,7 @@ const MAX_REPLY_BYTES: usize = 16 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// The longest of these pauses.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Which of the two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

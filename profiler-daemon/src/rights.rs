@@ -1,0 +1,116 @@
+//! What rprofd must be allowed to do, and what to type where it is not.
+
+use std::{env, ffi::OsStr, io, path::Path};
+
+use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::kernel::KernelError;
+
+/// The capabilities that recording needs.
+const NEEDED: [(CapabilitySet, &str); 6] = [
+    (CapabilitySet::BPF, "CAP_BPF"),
+    (CapabilitySet::PERFMON, "CAP_PERFMON"),
+    (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
+    (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+    (CapabilitySet::CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"),
+    (CapabilitySet::SYSLOG, "CAP_SYSLOG"),
+];
+
+/// Where sudo looks for a command: sudoers' `secure_path`, as distributions set it.
+const SUDO_PATH: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// Fails if the kernel would refuse to let us sample, so that it is said before anything else is
+/// found wanting. (It may still refuse: a security module has the last word.)
+///
+/// # Errors
+///
+/// [`KernelError::NotPermitted`].
+pub fn check() -> Result<(), KernelError> {
+    if may_sample(held()) {
+        return Ok(());
+    }
+    Err(KernelError::NotPermitted {
+        call: "sampling the machine",
+        io_error: io::Error::from_raw_os_error(libc::EPERM),
+    })
+}
+
+/// Before there was `CAP_BPF` and `CAP_PERFMON` (Linux 5.8), `CAP_SYS_ADMIN` was both, and it still
+/// is: `bpf_capable` and `perfmon_capable`, `include/linux/capability.h`.
+fn may_sample(held: CapabilitySet) -> bool {
+    held.contains(CapabilitySet::SYS_ADMIN)
+        || held.contains(CapabilitySet::BPF | CapabilitySet::PERFMON)
+}
+
+fn held() -> CapabilitySet {
+    capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
+}
+
+/// What to do about a refusal: the capabilities that are missing, and the command to type.
+pub fn advice() -> String {
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(capability, _)| !held().contains(*capability))
+        .map(|(_, name)| *name)
+        .collect();
+    let first = env::args_os().next().unwrap_or_else(|| "rprofd".into());
+    let exe = env::current_exe().unwrap_or_default();
+    let mut command = vec!["sudo".to_owned(), shell_word(&program(&first, &exe))];
+    command.extend(env::args_os().skip(1).map(|word| shell_word(&word.to_string_lossy())));
+    let command = command.join(" ");
+    if missing.is_empty() {
+        return format!("try: {command}");
+    }
+    format!("rprofd needs root, or these capabilities: {}\ntry: {command}", missing.join(", "))
+}
+
+/// How sudo finds this program, which was called as `first` and is at `exe`.
+fn program(first: &OsStr, exe: &Path) -> String {
+    let is_known = exe.parent().is_some_and(|dir| SUDO_PATH.iter().any(|it| dir == Path::new(it)));
+    if is_known || first.as_encoded_bytes().contains(&b'/') || exe.as_os_str().is_empty() {
+        return first.to_string_lossy().into_owned();
+    }
+    exe.to_string_lossy().into_owned()
+}
+
+fn shell_word(word: &str) -> String {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "-_=./:,@%+".contains(it);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_admin_or_both_of_the_newer_ones() {
+        assert!(may_sample(CapabilitySet::SYS_ADMIN));
+        assert!(may_sample(CapabilitySet::BPF | CapabilitySet::PERFMON));
+        assert!(!may_sample(CapabilitySet::BPF | CapabilitySet::SYS_PTRACE));
+        assert!(!may_sample(CapabilitySet::empty()));
+    }
+
+    #[test]
+    fn a_program_that_sudo_does_not_find_is_named_by_its_path() {
+        let program = |first: &str, exe: &str| program(OsStr::new(first), Path::new(exe));
+        assert_eq!(program("rprofd", "/usr/local/bin/rprofd"), "rprofd");
+        assert_eq!(
+            program("target/debug/rprofd", "/src/target/debug/rprofd"),
+            "target/debug/rprofd"
+        );
+        assert_eq!(program("rprofd", "/home/a/.cargo/bin/rprofd"), "/home/a/.cargo/bin/rprofd");
+    }
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_take_them_apart() {
+        assert_eq!(shell_word("--pid=1,2"), "--pid=1,2");
+        assert_eq!(shell_word("a*"), "'a*'");
+        assert_eq!(shell_word(""), "''");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+    }
+}

@@ -1,0 +1,152 @@
+//! Who runs it, and where: without privileges, under sudo, in a pid namespace.
+
+use std::{
+    fs,
+    ops::Deref,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use rprofd_tests::{Rprofd, TestDir, machine, programs::copy_executable, rprofd};
+
+/// A user without rights, whom every system has: `nobody`.
+const NOBODY: u32 = 65534;
+
+/// A directory that every user can enter, with a copy of rprofd: the tests' own may be below one
+/// that only root can.
+struct OpenDir(PathBuf);
+
+impl OpenDir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("rprofd-{name}-{}", std::process::id()));
+        fs::create_dir(&path).expect("create a directory");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        copy_executable(rprofd::binary(), &path.join("rprofd"));
+        Self(path)
+    }
+
+    fn rprofd(&self) -> PathBuf {
+        self.0.join("rprofd")
+    }
+}
+
+impl Deref for OpenDir {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for OpenDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn without_privileges_exit_3_and_the_command_to_type() {
+    if !machine::can_profile() || !machine::has(&["setpriv"]) {
+        return;
+    }
+    let dir = OpenDir::new("unprivileged");
+    let output = as_nobody(&dir, &["-d", "1s", "--comm", "a b*"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    let command = format!("sudo {} -d 1s --comm 'a b*'\n", dir.rprofd().display());
+    assert!(stderr.contains(&command), "{stderr}");
+    assert!(stderr.contains("CAP_BPF") && stderr.contains("CAP_PERFMON"), "{stderr}");
+    // Below 125 statuses are the command's own.
+    let output = as_nobody(&dir, &["--", "true"]);
+    assert_eq!(output.status.code(), Some(125), "{}", text(&output.stderr));
+}
+
+fn as_nobody(dir: &OpenDir, args: &[&str]) -> Output {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]);
+    command.arg(dir.rprofd()).args(args).current_dir(&**dir);
+    command.output().expect("start setpriv")
+}
+
+#[test]
+fn in_a_pid_namespace_exit_3_and_the_way_out() {
+    if !machine::can_profile() || !machine::has(&["unshare"]) {
+        return;
+    }
+    let dir = TestDir::new("rights-namespace");
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]).arg(rprofd::binary());
+    let output = command.args(["-d", "1s"]).current_dir(&*dir).output().expect("start unshare");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("--pid=host") && stderr.contains("hostPID: true"), "{stderr}");
+    assert!(fs::read_dir(&*dir).expect("list").next().is_none(), "nothing is left behind");
+}
+
+#[test]
+fn under_sudo_files_and_command_are_the_callers() {
+    if !machine::can_profile() || !machine::has(&["sh", "id"]) {
+        return;
+    }
+    let dir = OpenDir::new("sudo");
+    chown(&*dir, Some(NOBODY), Some(NOBODY)).expect("chown");
+    let run = |options: &[&str], script: &str| {
+        let rprofd = Rprofd::bare(&dir.rprofd(), &dir).with(|command| {
+            command.env("SUDO_UID", NOBODY.to_string()).env("SUDO_GID", NOBODY.to_string());
+            command.env("SUDO_USER", "nobody").env("HOME", "/root");
+        });
+        rprofd.args(options).args(["--", "sh", "-c", script]).run().expect_success()
+    };
+    let ids = "id -u; id -g; id -G";
+    let shown = run(&[], &format!("{ids}; echo $HOME $USER; {BUSY}")).stdout_text();
+    let groups = Command::new("id").args(["-G", "nobody"]).output().expect("start id").stdout;
+    let home = home_of(NOBODY);
+    let expected = format!("{NOBODY}\n{NOBODY}\n{}{home} nobody\n", text(&groups));
+    assert_eq!(shown, expected);
+
+    let latest = dir.join("profiles/latest");
+    let mut files: Vec<_> = fs::read_dir(&latest)
+        .expect("list the profiles")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    assert!(!files.is_empty());
+    files.extend([dir.join("profiles"), fs::canonicalize(&latest).expect("canonicalize"), latest]);
+    for file in files {
+        let metadata = fs::symlink_metadata(&file).expect("metadata");
+        assert_eq!((metadata.uid(), metadata.gid()), (NOBODY, NOBODY), "{}", file.display());
+    }
+
+    assert_eq!(run(&["--as-root"], "id -u; echo $HOME").stdout_text(), "0\n/root\n");
+}
+
+/// A loop of a shell that takes long enough for samples.
+const BUSY: &str = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+
+/// A directory the user may not write to is not written to, though rprofd is root.
+#[test]
+fn under_sudo_permissions_are_the_callers() {
+    if !machine::can_profile() {
+        return;
+    }
+    let dir = OpenDir::new("sudo-permissions");
+    let rprofd = Rprofd::bare(&dir.rprofd(), &dir).args(["-d", "60s"]).with(|command| {
+        command.env("SUDO_UID", NOBODY.to_string()).env("SUDO_GID", NOBODY.to_string());
+    });
+    let run = rprofd.run().expect_code(1);
+    assert!(run.stderr.contains("under sudo"), "{}", run.stderr);
+    assert!(!dir.join("profiles").exists());
+}
+
+fn home_of(uid: u32) -> String {
+    let passwd = fs::read_to_string("/etc/passwd").expect("read the users");
+    let user = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2).is_some_and(|id| *id == uid.to_string()));
+    user.expect("the user")[5].to_owned()
+}
