@@ -215,7 +215,11 @@ impl Table {
     }
 
     fn fork(&mut self, parent_pid: u32, pid: u32, time_ns: u64) {
-        let parent = self.newest(parent_pid);
+        // A process that was asked for may fork before `/proc` has been read.
+        let is_listed = self.filter.is_pids() && self.filter.pids.contains(&parent_pid);
+        let parent = self
+            .newest(parent_pid)
+            .or_else(|| is_listed.then(|| self.add(parent_pid, "".into(), 0)));
         let comm = parent
             .and_then(|id| self.lives.get(&id))
             .map_or_else(|| "".into(), |life| Arc::clone(&life.process.comm));
@@ -242,6 +246,9 @@ impl Table {
             image.mappings = mappings;
         }
         if life.profiled != Some(false) {
+            if !described {
+                self.changes.push(Change::Describe(pid));
+            }
             self.changes.push(Change::Mappings(id));
         }
     }
@@ -438,6 +445,13 @@ impl Table {
             life.start_known = true;
             life.edit(|process| process.start_ns = start_ns);
         }
+        if self.filter.is_pids() && life.profiled == Some(false) {
+            // The kernel side takes samples of those it was told of and their children alone: we
+            // have missed a fork.
+            life.profiled = Some(true);
+            life.inherited = true;
+            self.changes.push(Change::Describe(pid));
+        }
         let image = life
             .images
             .iter()
@@ -510,107 +524,4 @@ fn tidy_path(path: &str) -> Arc<str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(time_ns: u64, pid: u32, what: What) -> SideBand {
-        SideBand { time_ns, pid, tid: pid, what }
-    }
-
-    fn map(start: u64, path: &str) -> What {
-        What::Map(Map {
-            start,
-            end: start + 0x1000,
-            file_offset: 0,
-            build_id: vec![1],
-            device: 0,
-            inode: 0,
-            path: path.into(),
-        })
-    }
-
-    fn exec(comm: &str) -> What {
-        What::Comm { comm: comm.into(), exec: true }
-    }
-
-    fn path_at(table: &Table, image: ImageRef, avma: u64, time_ns: u64) -> String {
-        let mappings = table.life(image.life).unwrap().mappings(image.image).unwrap();
-        mappings.find(avma, time_ns).map(|mapping| mapping.path.to_string()).unwrap_or_default()
-    }
-
-    fn all() -> Table {
-        Table::new(Filter { follow: true, ..Filter::default() })
-    }
-
-    #[test]
-    fn an_exec_in_between_mixes_nothing() {
-        let mut table = all();
-        table.side_band(&event(100, 7, exec("old")));
-        table.side_band(&event(110, 7, map(0x1000, "/bin/old")));
-        let before = table.image_of(7, 50, 1, 120);
-        table.side_band(&event(200, 7, exec("new")));
-        table.side_band(&event(210, 7, map(0x1000, "/bin/new")));
-        let after = table.image_of(7, 50, 2, 220);
-        assert_eq!(before.life, after.life);
-        assert_ne!(before.image, after.image);
-        assert_eq!(path_at(&table, before, 0x1000, 120), "/bin/old");
-        assert_eq!(path_at(&table, after, 0x1000, 220), "/bin/new");
-        assert_eq!(table.image_of(7, 50, 1, 120), before, "a late sample");
-        assert_eq!(&*table.life(after.life).unwrap().process.comm, "new");
-    }
-
-    #[test]
-    fn a_reused_pid_is_another_process() {
-        let mut table = all();
-        table.side_band(&event(100, 7, exec("one")));
-        let one = table.image_of(7, 90, 1, 110);
-        table.side_band(&event(200, 7, What::Exit));
-        table.side_band(&event(300, 7, What::Fork { parent_pid: 1 }));
-        let two = table.image_of(7, 299, 1, 310);
-        assert_ne!(one.life, two.life);
-        assert_eq!(table.image_of(7, 90, 1, 150), one);
-        table.forget(5_000_000_000, &HashSet::from([one.life]));
-        assert!(table.life(one.life).is_some());
-        table.forget(5_000_000_000, &HashSet::new());
-        assert!(table.life(one.life).is_none());
-        assert_eq!(table.image_of(7, 299, 1, 310), two);
-    }
-
-    #[test]
-    fn a_child_has_its_parents_mappings() {
-        let mut table = all();
-        table.side_band(&event(100, 7, exec("parent")));
-        table.side_band(&event(110, 7, map(0x1000, "/bin/parent")));
-        table.side_band(&event(200, 8, What::Fork { parent_pid: 7 }));
-        let child = table.image_of(8, 199, 1, 210);
-        assert_eq!(path_at(&table, child, 0x1800, 210), "/bin/parent");
-    }
-
-    #[test]
-    fn children_of_a_target_are_targets() {
-        let filter = Filter { pids: HashSet::from([7]), follow: true, ..Filter::default() };
-        let mut table = Table::new(filter);
-        table.side_band(&event(100, 7, exec("target")));
-        table.side_band(&event(100, 9, exec("other")));
-        table.side_band(&event(200, 8, What::Fork { parent_pid: 7 }));
-        table.side_band(&event(200, 10, What::Fork { parent_pid: 9 }));
-        let profiled = |table: &Table, pid| {
-            table.lives().find(|life| life.process.pid == pid).unwrap().profiled
-        };
-        assert_eq!(profiled(&table, 7), Some(true));
-        assert_eq!(profiled(&table, 8), Some(true));
-        assert_eq!(profiled(&table, 9), Some(false));
-        assert_eq!(profiled(&table, 10), Some(false));
-    }
-
-    #[test]
-    fn a_name_that_comes_with_an_exec_decides() {
-        let comms = vec![super::super::Glob::new("ng*").unwrap()];
-        let mut table = Table::new(Filter { comms, follow: false, ..Filter::default() });
-        table.side_band(&event(100, 7, exec("sh")));
-        let image = table.image_of(7, 90, 1, 110);
-        assert_eq!(table.life(image.life).unwrap().profiled, Some(false));
-        table.side_band(&event(200, 7, exec("nginx")));
-        assert_eq!(table.life(image.life).unwrap().profiled, Some(true));
-    }
-}
+mod tests;
