@@ -131,14 +131,22 @@ impl Summary {
             text.push('\n');
             self.write_table(&mut text, style);
         }
-        for failure in &self.failures {
-            line(&mut text, &format!("Not written: {}", escape(failure)));
-        }
+        text.push_str(&self.render_failures());
         self.write_next(&mut text, style, samples);
         text
     }
 
-    fn samples(&self) -> i64 {
+    /// What could not be written, a line each.
+    pub fn render_failures(&self) -> String {
+        let mut text = String::new();
+        for failure in &self.failures {
+            line(&mut text, &format!("Not written: {}", escape(failure)));
+        }
+        text
+    }
+
+    /// How many samples there are.
+    pub fn samples(&self) -> i64 {
         self.rows.values().fold(0, |sum, (row, _)| sum.saturating_add(row.totals[Kind::COUNT]))
     }
 
@@ -146,7 +154,7 @@ impl Summary {
         let seconds = self.duration.as_secs_f64();
         format!(
             "No samples: nothing that is profiled ran on a CPU in these {seconds:.1} s.\n\
-             A process that waits is idle to a CPU profile; `-k wall` shows what it waits for.\n"
+             A process that waits is idle to a CPU profile.\n"
         )
     }
 
@@ -218,7 +226,8 @@ impl Summary {
             line(
                 text,
                 &format!(
-                    "{alone} of these ({samples} samples) {} no file of their own: {} has them.",
+                    "{alone} of these ({samples} sample{}) {} no file of their own: {} has them.",
+                    if samples == 1 { "" } else { "s" },
                     if alone == 1 { "has" } else { "have" },
                     escape(&file)
                 ),
