@@ -29,9 +29,9 @@ use crate::{files::Owner, sudo};
 pub const ARGUMENT: &str = "__command";
 
 /// Exit status of a command that was not found.
-const NOT_FOUND: u8 = 127;
+pub const NOT_FOUND: u8 = 127;
 /// Exit status of a command that was found but cannot be run.
-const NOT_RUN: u8 = 126;
+pub const NOT_RUN: u8 = 126;
 /// Exit status where rprofd itself failed.
 pub const OURSELVES: u8 = 125;
 

@@ -8,6 +8,7 @@ pub mod files;
 pub mod kernel;
 pub mod process;
 pub mod profile;
+mod progress;
 pub mod reader;
 pub mod recorder;
 pub mod rights;

@@ -1,11 +1,10 @@
 //! A run of the command line: from options to files and a closing table.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
-    time::{Duration, Instant, SystemTime},
+    io::{self, Write as _},
+    time::{Instant, SystemTime},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc::UnboundedReceiver,
@@ -19,6 +18,7 @@ use crate::{
     kernel::KernelError,
     process::{Filter, Glob},
     profile::{Profile, Window},
+    progress::Progress,
     recorder::{Control, News, Order, RecordError, Recorder, control::Orders},
     rights, sudo,
     targets::Targets,
@@ -170,7 +170,10 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let result = recording.join().map_err(|_| RunError::Gone)?;
     run.progress.clear();
     result?;
-    let failed = run.print_summary(&options);
+    // A command that could not be run has said so; that there are no samples goes without saying.
+    let was_not_run = matches!(status, command::NOT_FOUND | command::NOT_RUN);
+    let is_brief = options.quiet || (was_not_run && run.summary.samples() == 0);
+    let failed = run.print_summary(is_brief);
     // Where the recording ended first, the command goes on to its own end.
     while child.is_some() {
         tokio::select! {
@@ -234,7 +237,7 @@ impl Run {
     fn stop(&mut self) {
         self.stops += 1;
         self.orders.give(Order::Stop);
-        self.progress.say("naming");
+        self.progress.stopping();
     }
 
     fn interrupted(&mut self) {
@@ -271,14 +274,16 @@ impl Run {
         }
     }
 
-    /// Prints the closing text. Returns whether something could not be written.
-    fn print_summary(&self, options: &Options) -> bool {
-        let failed = self.summary.has_failures();
-        if !options.quiet || failed {
-            let mut stderr = io::stderr().lock();
-            let _ = stderr.write_all(self.summary.render(Style::of(&io::stderr())).as_bytes());
-        }
-        failed
+    /// Prints the closing text; in brief: what went wrong alone. Returns whether something could
+    /// not be written.
+    fn print_summary(&self, is_brief: bool) -> bool {
+        let text = if is_brief {
+            self.summary.render_failures()
+        } else {
+            self.summary.render(Style::of(&io::stderr()))
+        };
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+        self.summary.has_failures()
     }
 }
 
@@ -302,67 +307,6 @@ impl Signals {
             _ = interrupt.recv() => Signal::INT,
             _ = terminate.recv() => Signal::TERM,
             _ = hangup.recv() => Signal::HUP,
-        }
-    }
-}
-
-/// What is shown on a terminal while it runs.
-struct Progress {
-    bar: Option<ProgressBar>,
-    duration: Option<Duration>,
-    started: Instant,
-}
-
-impl Progress {
-    fn new(options: &Options) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let wanted = io::stderr().is_terminal() && !dumb && !options.quiet;
-        let bar = wanted.then(|| {
-            let bar = ProgressBar::with_draw_target(
-                options.duration.map(|duration| duration.as_millis() as u64),
-                ProgressDrawTarget::stderr_with_hz(5),
-            );
-            let template = if options.duration.is_some() {
-                "{elapsed:>4} [{bar:30}] {msg}"
-            } else {
-                "{elapsed:>4} {msg} (Ctrl-C ends the recording)"
-            };
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar
-        });
-        Self { bar, duration: options.duration, started: Instant::now() }
-    }
-
-    /// Returns when the bar is to be drawn again; never without one.
-    async fn due(&self) {
-        match self.bar {
-            Some(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn samples(&self, samples: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("{samples} samples"));
-            if self.duration.is_some() {
-                bar.set_position(self.started.elapsed().as_millis() as u64);
-            } else {
-                bar.tick();
-            }
-        }
-    }
-
-    fn say(&self, what: &'static str) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(what);
-        }
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
         }
     }
 }

@@ -45,7 +45,8 @@ fn exit_status_is_the_commands_own() {
     run_command(&dir, &["false"]).expect_code(1);
     run_command(&dir, &["sh", "-c", "exit 42"]).expect_code(42);
     run_command(&dir, &[path]).expect_code(126);
-    run_command(&dir, &["/no/such/command"]).expect_code(127);
+    let run = run_command(&dir, &["/no/such/command"]).expect_code(127);
+    assert_eq!(run.stderr, "rprofd: /no/such/command: No such file or directory (os error 2)\n");
     run_command(&dir, &["sh", "-c", "kill -TERM $$"]).expect_code(128 + 15);
 }
 

@@ -139,17 +139,25 @@ impl Summary {
             self.write_table(&mut text, style);
         }
         self.write_losses(&mut text);
+        text.push_str(&self.render_failures());
+        self.write_next(&mut text, style, samples);
+        text
+    }
+
+    /// What could not be written, a line each for the first few.
+    pub fn render_failures(&self) -> String {
+        let mut text = String::new();
         for failure in self.failures.iter().take(FAILURES) {
             line(&mut text, &format!("Not written: {}", escape(failure)));
         }
         if let Some(more @ 1..) = self.failures.len().checked_sub(FAILURES) {
             line(&mut text, &format!("… and {more} more."));
         }
-        self.write_next(&mut text, style, samples);
         text
     }
 
-    fn samples(&self) -> i64 {
+    /// How many samples there are.
+    pub fn samples(&self) -> i64 {
         self.rows.values().fold(0, |sum, (row, _)| sum.saturating_add(row.totals[Kind::COUNT]))
     }
 
@@ -230,7 +238,8 @@ impl Summary {
             line(
                 text,
                 &format!(
-                    "{alone} of these ({samples} samples) {} no file of their own: {} has them.",
+                    "{alone} of these ({samples} sample{}) {} no file of their own: {} has them.",
+                    if samples == 1 { "" } else { "s" },
                     if alone == 1 { "has" } else { "have" },
                     escape(&file)
                 ),
@@ -249,7 +258,8 @@ impl Summary {
         let lost: Vec<_> = self
             .losses
             .iter()
-            .filter(|(_, count)| **count > 0)
+            // "samples" is the sum of the other kinds of lost samples.
+            .filter(|(what, count)| **count > 0 && **what != "samples")
             .map(|(what, count)| format!("{count} {}", what.replace('_', " ")))
             .collect();
         if !lost.is_empty() {

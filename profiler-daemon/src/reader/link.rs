@@ -255,6 +255,8 @@ impl<T> Link<T> {
                 let result = lane.flush().and_then(|()| lane.receive(outcomes));
                 broken |= match result {
                     Ok(open) => !open,
+                    // It has died; `replace` says of what.
+                    Err(WireError::Io { .. }) => true,
                     Err(error) => {
                         tracing::warn!("the reader is replaced: {error}");
                         true

@@ -43,7 +43,8 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
         perf.current_dir(bench.dir()).args(args);
         perf
     };
-    let record = ["record", "--quiet", "--event", "cpu-clock:u", "--freq", FREQUENCY];
+    // Without build IDs (-B): perf 6.1 aborts over some that other programs on the machine have.
+    let record = ["record", "--quiet", "-B", "--event", "cpu-clock:u", "--freq", FREQUENCY];
     let record = [&record[..], &["--call-graph", "fp", "-o", "perf.data", "--", "sh", "all.sh"]];
     step::run(perf(&record.concat()).stderr(Stdio::null()))?;
     drop_page_cache()?;
