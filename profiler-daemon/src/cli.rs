@@ -16,37 +16,50 @@ Examples:
   sudo rprofd --pid 1234 -d 30        profile a process for 30 seconds
   sudo rprofd -d 10s                  profile the whole machine
   sudo rprofd -- make -j2             profile a command and what it starts
-  sudo rprofd -p 1234 -o flame.svg    a flame graph, until Ctrl-C";
+  sudo rprofd -p 1234 -o flame.svg    a flame graph, until Ctrl-C
+
+Each option has an environment variable: --group-by is RPROFD_GROUP_BY.
+It needs root, or the capabilities that it names when it has not got them.";
+
+const USAGE: &str = "rprofd [OPTIONS]                  the whole machine
+       rprofd [OPTIONS] --pid PID        processes, and the children they start
+       rprofd [OPTIONS] -- COMMAND ARGS  a command, and the children it starts";
 
 /// Profile any program, without changing it: writes pprof files, flame graphs and tables.
 ///
 /// Without a process or command the whole machine is profiled until Ctrl-C.
 #[derive(Debug, Parser)]
-#[command(name = "rprofd", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "rprofd", version, after_help = AFTER_HELP, override_usage = USAGE, max_term_width = 100)]
 pub struct Options {
     /// Profile these processes and the children they start
-    #[arg(short, long, value_name = "PID", value_delimiter = ',', env = "RPROFD_PID",
+    #[arg(help_heading = "Which processes", short, long, value_name = "PID", value_delimiter = ',', env = "RPROFD_PID",
           value_parser = RangedU64ValueParser::<u32>::new().range(1..=4_194_304))]
     pub pid: Vec<u32>,
 
     /// Profile processes whose name fits a pattern (`nginx*`)
-    #[arg(long, value_name = "GLOB", value_delimiter = ',', env = "RPROFD_COMM", value_parser = glob)]
+    #[arg(help_heading = "Which processes", long, value_name = "GLOB", value_delimiter = ',', env = "RPROFD_COMM", value_parser = glob)]
     pub comm: Vec<Glob>,
 
     /// Profile processes whose executable fits a pattern (`/usr/sbin/*`, `nginx`)
-    #[arg(long, value_name = "GLOB", value_delimiter = ',', env = "RPROFD_EXE", value_parser = glob)]
+    #[arg(help_heading = "Which processes", long, value_name = "GLOB", value_delimiter = ',', env = "RPROFD_EXE", value_parser = glob)]
     pub exe: Vec<Glob>,
 
     /// Profile processes whose cgroup fits a pattern (`*/docker/*`)
-    #[arg(long, value_name = "GLOB", value_delimiter = ',', env = "RPROFD_CGROUP", value_parser = glob)]
+    #[arg(help_heading = "Which processes", long, value_name = "GLOB", value_delimiter = ',', env = "RPROFD_CGROUP", value_parser = glob)]
     pub cgroup: Vec<Glob>,
 
     /// Profile the processes of a systemd unit
-    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "RPROFD_UNIT")]
+    #[arg(
+        help_heading = "Which processes",
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "RPROFD_UNIT"
+    )]
     pub unit: Vec<String>,
 
     /// Do not follow the children that profiled processes start
-    #[arg(long, env = "RPROFD_NO_CHILDREN")]
+    #[arg(help_heading = "Which processes", long, env = "RPROFD_NO_CHILDREN")]
     pub no_children: bool,
 
     /// What to measure
@@ -60,7 +73,7 @@ pub struct Options {
     )]
     pub kind: Vec<KindOption>,
 
-    /// Samples per second and CPU
+    /// Samples per second and CPU, 1 to 10000
     #[arg(short = 'F', long, value_name = "HZ", env = "RPROFD_FREQUENCY", default_value_t = 99,
           value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub frequency: u64,
@@ -69,7 +82,7 @@ pub struct Options {
     #[arg(long, value_name = "EVENT", env = "RPROFD_EVENT", default_value = "cpu-clock")]
     pub event: EventOption,
 
-    /// How long: `30` (seconds), `500ms`, `30s`, `5m` [default: until Ctrl-C, or the processes end]
+    /// How long: `30` (seconds), `500ms`, `30s`, `5m`, `2h` [default: until Ctrl-C, or the processes end]
     #[arg(short, long, value_name = "TIME", env = "RPROFD_DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
 
@@ -79,15 +92,15 @@ pub struct Options {
 
     /// A directory (a file per process); a file `*.pb.gz`, `*.svg`, `*.folded` or `*.txt`
     /// (everything in one); `-` (standard output) [default: profiles/<UTC start>/]
-    #[arg(short, long, value_name = "PATH", env = "RPROFD_OUTPUT")]
+    #[arg(help_heading = "Output", short, long, value_name = "PATH", env = "RPROFD_OUTPUT")]
     pub output: Option<PathBuf>,
 
     /// What gets a file of its own [default: pid; comm with --]
-    #[arg(long, value_name = "WHAT", env = "RPROFD_GROUP_BY")]
+    #[arg(help_heading = "Output", long, value_name = "WHAT", env = "RPROFD_GROUP_BY")]
     pub group_by: Option<GroupByOption>,
 
     /// The files' format [default: by the output's name, else pprof]
-    #[arg(long, value_name = "FORMAT", env = "RPROFD_FORMAT")]
+    #[arg(help_heading = "Output", long, value_name = "FORMAT", env = "RPROFD_FORMAT")]
     pub format: Option<FormatOption>,
 
     /// Leave out kernel stacks
@@ -99,11 +112,17 @@ pub struct Options {
     pub kernel_only: bool,
 
     /// Names from symbol tables alone: less memory, no lines, no inlined functions
-    #[arg(long, env = "RPROFD_NO_INLINES")]
+    #[arg(help_heading = "Names", long, env = "RPROFD_NO_INLINES")]
     pub no_inlines: bool,
 
     /// Where separate debug files are
-    #[arg(long, value_name = "DIR", env = "RPROFD_DEBUG_DIR", default_value = "/usr/lib/debug")]
+    #[arg(
+        help_heading = "Names",
+        long,
+        value_name = "DIR",
+        env = "RPROFD_DEBUG_DIR",
+        default_value = "/usr/lib/debug"
+    )]
     pub debug_dir: Vec<PathBuf>,
 
     /// Under sudo, run COMMAND as root instead of as the user who called
@@ -111,20 +130,35 @@ pub struct Options {
     pub as_root: bool,
 
     /// Format of messages on standard error
-    #[arg(long, value_name = "FORMAT", env = "RPROFD_LOG_FORMAT", default_value = "text")]
+    #[arg(
+        help_heading = "Messages",
+        long,
+        value_name = "FORMAT",
+        env = "RPROFD_LOG_FORMAT",
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
 
     /// Say more; twice: much more
-    #[arg(short, long, action = ArgAction::Count)]
+    #[arg(help_heading = "Messages", short, long, action = ArgAction::Count)]
     pub verbose: u8,
 
     /// Say less: errors alone
-    #[arg(short, long, conflicts_with = "verbose")]
+    #[arg(help_heading = "Messages", short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
     /// Start this command, profile it and its children, exit with its status
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+impl Options {
+    /// The options of this process; ends it with a message where they are wrong.
+    pub fn from_command_line() -> Self {
+        use clap::{CommandFactory as _, FromArgMatches as _};
+        let command = Self::command().mut_args(|argument| argument.hide_env(true));
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// `--kind`

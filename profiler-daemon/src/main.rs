@@ -2,7 +2,6 @@
 
 use std::{process::ExitCode, time::Instant};
 
-use clap::Parser as _;
 use profiler_daemon::{
     cli::{LogFormat, Options},
     command,
@@ -18,7 +17,7 @@ fn main() -> ExitCode {
         Some(first) if first == command::ARGUMENT => return command::main(arguments),
         _ => {}
     }
-    let options = Options::parse();
+    let options = Options::from_command_line();
     log_to_stderr(&options);
     let is_command = !options.command.is_empty();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

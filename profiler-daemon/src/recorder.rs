@@ -517,16 +517,16 @@ impl Recorder {
             ("side_band", losses.side_band),
             ("forks", losses.counters.fork_lost),
         ];
-        let lost = counts
-            .iter()
-            .filter(|(name, count)| *count > 0 || *name == "samples")
-            .map(|(name, count)| format!("lost.{name}={count}"));
+        let losses: Vec<_> =
+            counts.into_iter().filter(|(name, count)| *count > 0 || *name == "samples").collect();
+        let lost = losses.iter().map(|(name, count)| format!("lost.{name}={count}"));
         Window {
             kind: Kind::Cpu,
             start: closing.start,
             duration: closing.duration,
             period: self.sampler.period_ns(),
             comments: self.settings.comments.iter().cloned().chain(lost).collect(),
+            losses,
         }
     }
 

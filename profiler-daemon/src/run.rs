@@ -69,6 +69,9 @@ impl RunError {
                 | KernelError::Bpf(_)
                 | KernelError::PidNamespace,
             )) => 3,
+            Self::Record(RecordError::Kernel(KernelError::NoCycles(_))) => 3,
+            Self::Unit(_) => 2,
+            Self::Files(error) if error.is_usage() => 2,
             _ => 1,
         }
     }

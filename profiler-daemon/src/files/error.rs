@@ -29,6 +29,16 @@ pub enum Error {
     Owner(#[from] OwnerError),
 }
 
+impl Error {
+    /// Whether other options would mend it.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::ManyToStdout | Self::Terminal => true,
+            Self::Unwritable { .. } | Self::Owner(_) => false,
+        }
+    }
+}
+
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull => {
@@ -38,8 +48,8 @@ fn advice(error: &io::Error) -> &'static str {
             "your quota is used up: free some, or name a directory on another file system with -o"
         }
         io::ErrorKind::PermissionDenied => {
-            "under sudo files are made as the user who called it: name a directory that this user \
-             may write to with -o"
+            "name a directory that you may write to with -o (under sudo: that the user who called \
+             it may)"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             "name a directory on a file system that is not read-only with -o"

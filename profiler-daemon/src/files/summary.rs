@@ -1,7 +1,7 @@
 //! What a run says at its end: the hottest functions, a table, and what to type next.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     env,
     fmt::Write as _,
     io::IsTerminal,
@@ -25,6 +25,9 @@ const FUNCTIONS: usize = 10;
 
 /// Rows of the table that are shown.
 const ROWS: usize = 20;
+
+/// Files that could not be written, of which one is told each.
+const FAILURES: usize = 5;
 
 /// Widest line where there is no terminal to fit.
 const DEFAULT_WIDTH: usize = 120;
@@ -82,6 +85,7 @@ pub struct Summary {
     everything: Option<PathBuf>,
     first_look: Option<FirstLook>,
     failures: Vec<String>,
+    losses: BTreeMap<&'static str, u64>,
     windows: usize,
 }
 
@@ -90,6 +94,9 @@ impl Summary {
     pub fn add(&mut self, report: Report) {
         let Report { window, rows, top, directory, everything, first_look, failures } = report;
         self.duration += window.duration;
+        for (what, count) in window.losses {
+            *self.losses.entry(what).or_default() += count;
+        }
         self.windows += 1;
         self.top.unite(&top);
         for row in rows {
@@ -131,6 +138,7 @@ impl Summary {
             text.push('\n');
             self.write_table(&mut text, style);
         }
+        self.write_losses(&mut text);
         text.push_str(&self.render_failures());
         self.write_next(&mut text, style, samples);
         text
@@ -139,8 +147,11 @@ impl Summary {
     /// What could not be written, a line each.
     pub fn render_failures(&self) -> String {
         let mut text = String::new();
-        for failure in &self.failures {
+        for failure in self.failures.iter().take(FAILURES) {
             line(&mut text, &format!("Not written: {}", escape(failure)));
+        }
+        if let Some(more @ 1..) = self.failures.len().checked_sub(FAILURES) {
+            line(&mut text, &format!("… and {more} more."));
         }
         text
     }
@@ -154,7 +165,8 @@ impl Summary {
         let seconds = self.duration.as_secs_f64();
         format!(
             "No samples: nothing that is profiled ran on a CPU in these {seconds:.1} s.\n\
-             A process that waits is idle to a CPU profile.\n"
+             A process that waits takes no CPU time. For one that runs briefly, raise the rate \
+             (-F 999);\nfor a pattern (--comm, --exe), see that `ps -e` shows what fits it.\n"
         )
     }
 
@@ -234,13 +246,23 @@ impl Summary {
             );
         }
         if all.guessed > 0 {
-            line(
-                text,
-                "~ frame pointers were followed where no rule was known: callers may be missing.",
-            );
+            line(text, "~ walked along frame pointers: callers that keep none are missing.");
         }
         if self.windows > 1 {
             line(text, &format!("{} windows; the files of the last are named.", self.windows));
+        }
+    }
+
+    /// What is missing from the figures above, if anything is.
+    fn write_losses(&self, text: &mut String) {
+        let lost: Vec<_> = self
+            .losses
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(what, count)| format!("{count} {}", what.replace('_', " ")))
+            .collect();
+        if !lost.is_empty() {
+            line(text, &format!("Lost: {}.", lost.join(", ")));
         }
     }
 

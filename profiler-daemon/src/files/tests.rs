@@ -21,6 +21,7 @@ fn window() -> Window {
         start: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_449_600),
         duration: Duration::from_secs(10),
         period: 10_000_000,
+        losses: Vec::new(),
         comments: Vec::new(),
     }
 }

@@ -35,9 +35,15 @@ pub enum KernelError {
     /// The BPF object was not accepted.
     #[error("the kernel does not accept the BPF programs: {0}")]
     Bpf(String),
+    /// The machine has no cycle counter.
+    #[error(
+        "this machine has no cycle counter that can sample ({0}), as virtual machines often have \
+         none: leave out --event cycles"
+    )]
+    NoCycles(io::Error),
     /// Not the initial pid namespace.
     #[error(
-        "rprofd runs in a pid namespace of its own, where the kernel's pids mean nothing: start it \
+        "this is a pid namespace of its own, where the kernel's pids mean nothing: start it \
          on the host, or its container with --pid=host (Kubernetes: hostPID: true)"
     )]
     PidNamespace,

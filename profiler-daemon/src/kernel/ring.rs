@@ -12,7 +12,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use super::{KernelError, perf::PerfEvent};
 
 /// Bytes of records a ring holds; a power of two pages.
-const DATA_BYTES: usize = 128 << 10;
+const DATA_BYTES: usize = 256 << 10;
 
 /// A mapped ring; the kernel writes, we read.
 pub(super) struct Ring {

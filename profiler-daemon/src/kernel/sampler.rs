@@ -103,10 +103,6 @@ impl Sampler {
     pub fn new(settings: Settings) -> Result<Self, KernelError> {
         check_namespace()?;
         let cpus = cpus::online()?;
-        let mut rings = Vec::with_capacity(cpus.len());
-        for &cpu in &cpus {
-            rings.push(Ring::new(PerfEvent::side_band(cpu)?)?);
-        }
         let config = profiler_ebpf::config::Config {
             mode: settings.mode as u32,
             follow: u32::from(settings.follow && settings.mode != Mode::All),
@@ -119,9 +115,24 @@ impl Sampler {
         let ring_bytes = ring_bytes(cpus.len(), settings.hertz);
         let object = Object::load(&Load { config, ring_bytes, log: settings.log })?;
         let ranges = RangeMap::new(&object.ranges)?;
+        // Last, since loading takes a while in which nobody would empty them.
+        let mut rings = Vec::with_capacity(cpus.len());
+        for &cpu in &cpus {
+            rings.push(Ring::new(PerfEvent::side_band(cpu)?)?);
+        }
         let mut clocks = Vec::with_capacity(cpus.len());
         for &cpu in &cpus {
-            let clock = PerfEvent::sampling(cpu, settings.event, settings.hertz)?;
+            let clock =
+                PerfEvent::sampling(cpu, settings.event, settings.hertz).map_err(|error| {
+                    match error {
+                        KernelError::SystemCall { io_error, .. }
+                            if settings.event == Event::Cycles =>
+                        {
+                            KernelError::NoCycles(io_error)
+                        }
+                        error => error,
+                    }
+                })?;
             clock.attach(object.cpu.as_fd())?;
             clocks.push(clock);
         }

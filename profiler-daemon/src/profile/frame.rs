@@ -55,14 +55,15 @@ impl Mapping {
 }
 
 /// `[binary+0xoffset]`, the offset being the one in the file, so that it is the same in every
-/// process; `[unknown]` where nothing is mapped.
+/// process; the address itself for the kernel and for what no file is behind; `[unknown]` where nothing is mapped.
 pub fn unnamed(avma: u64, mapping: Option<&Mapping>) -> String {
     let Some(mapping) = mapping else {
         return "[unknown]".to_owned();
     };
     let offset = avma.wrapping_sub(mapping.start).wrapping_add(mapping.file_offset);
     match mapping.basename() {
-        "" => format!("[anonymous+{offset:#x}]"),
+        "" => format!("[anonymous+{avma:#x}]"),
+        name if name.starts_with("[kernel") => format!("[kernel+{avma:#x}]"),
         name => format!("[{}+{offset:#x}]", name.trim_matches(['[', ']'])),
     }
 }
@@ -79,7 +80,7 @@ mod tests {
         let vdso = mapping(0x7000, 0x9000, 0, "[vdso]");
         assert_eq!(unnamed(0x7010, Some(&vdso)), "[vdso+0x10]");
         let jit = mapping(0x7000, 0x9000, 0, "");
-        assert_eq!(unnamed(0x7010, Some(&jit)), "[anonymous+0x10]");
+        assert_eq!(unnamed(0x7010, Some(&jit)), "[anonymous+0x7010]");
         assert_eq!(unnamed(0x7010, None), "[unknown]");
     }
 }

@@ -64,6 +64,8 @@ pub struct Window {
     /// Comments that are of no process: host, kernel, version, frequency, losses. A merged profile
     /// has these, then those of the profiles.
     pub comments: Vec<String>,
+    /// What was lost of the window, and how many of it; the comments have it, too.
+    pub losses: Vec<(&'static str, u64)>,
 }
 
 /// Samples of one kind and window: of one process, or merged from several.

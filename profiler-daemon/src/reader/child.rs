@@ -65,6 +65,8 @@ enum ChildError {
 /// Runs the reader on the lanes at descriptors [`FILES_FD`] and [`NAMES_FD`], until either ends.
 /// To be called first thing in `main`, while there is one thread.
 pub fn main() -> ExitCode {
+    // Started as /proc/self/exe it would be called `exe`.
+    let _ = rustix::thread::set_name(c"rprofd-reader");
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -28,6 +28,8 @@ pub(crate) fn render(profile: &Profile) -> io::Result<Vec<u8>> {
     // Colours by what a name looks like, and orange for frames that end in "_[k]".
     options.colors = Palette::Multi(MultiPalette::Java);
     options.deterministic = true;
+    // Narrower than this, in percent, nobody sees a frame, and deep recursion makes a tall picture.
+    options.min_width = 0.1;
     options.title = title;
     options.subtitle = Some(subtitle(profile));
     let mut svg = Vec::new();

@@ -14,6 +14,7 @@ fn window() -> Window {
         start: SystemTime::UNIX_EPOCH,
         duration: Duration::from_secs(10),
         period: 10_000_000,
+        losses: Vec::new(),
         comments: vec!["kernel=6.12".to_owned()],
     }
 }

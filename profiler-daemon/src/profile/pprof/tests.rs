@@ -294,6 +294,7 @@ fn pprof_names_a_profile_of_everything_host() {
         start: profiles[0].start,
         duration: profiles[0].duration,
         period: profiles[0].period,
+        losses: Vec::new(),
         comments: vec!["lost.ring_buffer=3".to_owned()],
     };
     let merged = merge(&window, &profiles.iter().collect::<Vec<_>>(), MergedName::Host);
