@@ -32,6 +32,9 @@ const COLLECT: Duration = Duration::from_secs(1);
 /// The longest that addresses are collected.
 const COLLECT_LONGEST: Duration = Duration::from_secs(64);
 
+/// Naming requests that wait for the reader at once, so that it need not wait for us.
+const IN_FLIGHT: usize = 4;
+
 /// A file under which the reader died or was late this often in a row is not tried again.
 const STRIKES: u32 = 2;
 
@@ -239,6 +242,11 @@ impl Symbolizer {
             self.outcome(mark, outcome, &mut described);
         }
         self.outcomes = outcomes;
+        if self.link.waiting(LaneName::Names) == 0
+            && let Some(asked) = self.asked.take()
+        {
+            self.figures.busy += asked.elapsed();
+        }
         if restarted {
             self.reader_is_new();
         }
@@ -247,11 +255,6 @@ impl Symbolizer {
     }
 
     fn outcome(&mut self, mark: Mark, outcome: Outcome, described: &mut Vec<ProcessInfo>) {
-        if matches!(mark, Mark::File(..) | Mark::Kernel(_) | Mark::PerfMap(..))
-            && let Some(asked) = self.asked.take()
-        {
-            self.figures.busy += asked.elapsed();
-        }
         match mark {
             Mark::Describe(pid) => match outcome {
                 Outcome::Answer(reply::Kind::Processes(list)) => described.extend(list.processes),
@@ -413,17 +416,22 @@ impl Symbolizer {
         }
     }
 
-    /// Sends the next naming request, one at a time: the reader answers one at a time anyway.
+    /// Keeps the reader busy with what is to be asked.
     fn ask(&mut self, urgent: bool) {
-        if !self.link.is_running() || self.link.waiting(LaneName::Names) > 0 {
-            return;
+        while self.link.is_running()
+            && self.link.waiting(LaneName::Names) < IN_FLIGHT
+            && self.ask_next(urgent)
+        {
+            self.asked.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// Sends one naming request; `false`: there is none to send.
+    fn ask_next(&mut self, urgent: bool) -> bool {
         if self.kernel.is_ripe(urgent) {
             let addresses = self.kernel.take_wanted(MAX_ADDRESSES);
             let kind = request::Kind::NameKernel(NameKernel { addresses: addresses.clone() });
-            self.asked = Some(Instant::now());
-            let _ = self.link.send(LaneName::Names, kind, Mark::Kernel(addresses));
-            return;
+            return self.link.send(LaneName::Names, kind, Mark::Kernel(addresses)).is_ok();
         }
         for (&key, file) in &mut self.files {
             if !file.addresses.is_ripe(urgent) || file.reopening {
@@ -439,9 +447,7 @@ impl Symbolizer {
             let mark = Mark::File(key, file_offsets.clone());
             let no_inlines = self.no_inlines;
             let kind = request::Kind::NameFile(NameFile { key, file_offsets, no_inlines });
-            self.asked = Some(Instant::now());
-            let _ = self.link.send(LaneName::Names, kind, mark);
-            return;
+            return self.link.send(LaneName::Names, kind, mark).is_ok();
         }
         for (&life, map) in &mut self.perf_maps {
             if !map.addresses.is_ripe(urgent) {
@@ -451,10 +457,9 @@ impl Symbolizer {
             let mark = Mark::PerfMap(life, avmas.clone());
             let PerfMap { pid, inner_pid, uid, .. } = *map;
             let kind = request::Kind::NamePerfMap(NamePerfMap { pid, inner_pid, uid, avmas });
-            self.asked = Some(Instant::now());
-            let _ = self.link.send(LaneName::Names, kind, mark);
-            return;
+            return self.link.send(LaneName::Names, kind, mark).is_ok();
         }
+        false
     }
 
     /// Addresses that are not named yet, but may be.
