@@ -121,7 +121,7 @@ fn windows_of_one_file() {
     }
     // Standard output could not tell one profile from the next.
     let rprofd = Rprofd::bare(rprofd::binary(), &dir).args(["-o", "-", "--window", "1s"]);
-    let run = rprofd.run().expect_code(1);
+    let run = rprofd.run().expect_code(2);
     assert!(run.stderr.contains("--window"), "{}", run.stderr);
 }
 
