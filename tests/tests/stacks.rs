@@ -26,7 +26,8 @@ fn recursion_is_whole_down_to_start() {
     // Whole, be it known or, as far as frame pointers go, guessed.
     let ended_well: u64 =
         ["outcome.complete", "outcome.guessed"].iter().filter_map(|key| profile.count(key)).sum();
-    assert_eq!(Some(ended_well), u64::try_from(total).ok(), "{:?}", profile.counts());
+    // A sample may also hit the `exec`, before the program's mappings are known.
+    assert!(ended_well * 100 >= total.unsigned_abs() * 98, "{:?}", profile.counts());
 }
 
 #[test]
