@@ -71,7 +71,8 @@ fn exec_in_mid_window_mixes_nothing() {
     let run = Rprofd::new(&dir).args(["-F", "499", "--group-by", "pid", "--"]).args(command).run();
     let profile = run.expect_success().profile_of("spin");
     assert!(profile.share("burn_before_exec") > 0.2, "{:#?}", profile.stacks());
-    assert!(profile.share("spin_leaf") > 0.3, "{:#?}", profile.stacks());
+    // It runs for a second by the clock, of which a busy machine gives it a part.
+    assert!(profile.share("spin_leaf") > 0.05, "{:#?}", profile.stacks());
     for (_, frames) in profile.stacks() {
         let before = frames.contains(&"burn_before_exec");
         assert!(!(before && frames.contains(&"spin_thread")), "{frames:?}");
