@@ -79,6 +79,8 @@ pub struct Life {
     images: Vec<Image>,
     described: bool,
     asked_ns: u64,
+    /// When it took the comm that a side-band record told; 0: none did.
+    comm_ns: u64,
 }
 
 impl Life {
@@ -182,6 +184,7 @@ impl Table {
             images: vec![Image { from_ns, exec_id: None, mappings: Mappings::default() }],
             described: false,
             asked_ns: 0,
+            comm_ns: 0,
         };
         self.lives.insert(id, life);
         self.by_pid.entry(pid).or_default().push(id);
@@ -263,6 +266,7 @@ impl Table {
             None => return,
         };
         let Some(life) = self.lives.get_mut(&id) else { return };
+        life.comm_ns = event.time_ns;
         life.edit(|process| process.comm = comm.into());
         if exec {
             life.images.push(Image {
@@ -375,11 +379,14 @@ impl Table {
         life.uid = info.uid;
         life.inner_pid = info.inner_pid;
         let start_known = life.start_known;
+        let is_comm_older = life.comm_ns < info.read_from_ns;
         life.edit(|process| {
             if !start_known {
                 process.start_ns = start_ns;
             }
-            process.comm = info.comm.as_str().into();
+            if is_comm_older {
+                process.comm = info.comm.as_str().into();
+            }
             process.exe = info.exe.as_str().into();
             process.cmdline = info.cmdline.as_str().into();
             process.cgroup = info.cgroup.as_str().into();

@@ -160,6 +160,7 @@ impl Directory {
     /// All but the mappings.
     fn identity(&self) -> Result<ProcessInfo, ProcessError> {
         let pid = self.pid;
+        let read_from_ns = boot_time_ns();
         let stat = Stat::parse(&self.read("stat", MAX_SMALL_BYTES)?)
             .ok_or(ProcessError::Malformed { pid, file: "stat" })?;
         if stat.flags & PF_KTHREAD != 0 {
@@ -191,7 +192,7 @@ impl Directory {
             cgroup: cgroup_path(&cgroup),
             uid: status.effective_uid,
             inner_pid: status.inner_pid,
-            read_from_ns: 0,
+            read_from_ns,
             read_to_ns: 0,
             mappings: Vec::new(),
         })
@@ -199,7 +200,6 @@ impl Directory {
 
     fn read_mappings(&self, process: &mut ProcessInfo) -> Result<(), ProcessError> {
         let pid = self.pid;
-        process.read_from_ns = boot_time_ns();
         let maps = self.open_file("maps")?.take(MAX_MAPS_BYTES + 1);
         let mappings = parse_maps(&mut BufReader::with_capacity(MAPS_CHUNK_BYTES, maps));
         process.read_to_ns = boot_time_ns();

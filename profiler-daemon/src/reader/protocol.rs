@@ -140,7 +140,7 @@ pub struct ProcessInfo {
     /// Its pid in its own namespace (last number of `NSpid`).
     #[prost(uint32, tag = "9")]
     pub inner_pid: u32,
-    /// Boot-time clock before `maps` was read, in nanoseconds.
+    /// Boot-time clock before anything of it was read, in nanoseconds.
     #[prost(uint64, tag = "10")]
     pub read_from_ns: u64,
     /// Boot-time clock after `maps` was read, in nanoseconds.

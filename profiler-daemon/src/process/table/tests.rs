@@ -119,3 +119,18 @@ fn a_name_that_comes_with_an_exec_decides() {
     table.side_band(&event(200, 7, exec("nginx")));
     assert_eq!(table.life(image.life).unwrap().profiled, Some(true));
 }
+
+#[test]
+fn a_name_that_was_read_before_a_process_took_another_is_an_old_one() {
+    let mut table = all();
+    table.side_band(&event(100, 7, exec("exe")));
+    table.side_band(&event(300, 7, What::Comm { comm: "worker".into(), exec: false }));
+    let comm = |table: &Table| table.lives().next().unwrap().process.comm.to_string();
+    let mut info =
+        ProcessInfo { pid: 7, comm: "exe".into(), read_from_ns: 200, ..Default::default() };
+    table.describe(&info);
+    assert_eq!(comm(&table), "worker");
+    info = ProcessInfo { comm: "new".into(), read_from_ns: 400, ..info };
+    table.describe(&info);
+    assert_eq!(comm(&table), "new");
+}
