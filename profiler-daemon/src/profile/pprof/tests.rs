@@ -121,7 +121,7 @@ fn expected(profile: &Profile) -> Samples {
         format!("{} {}", place.unwrap_or_default(), lines.collect::<Vec<_>>().join(" / "))
     };
     let mut samples = Samples::new();
-    for sample in profile.samples.iter().filter(|sample| sample.values != [0; 2]) {
+    for sample in &profile.samples {
         let Process { pid, comm, cgroup, .. } = &*profile.processes[sample.process as usize];
         let labels = format!(
             "cgroup:[{cgroup}] comm:[{comm}] thread:[{}] pid:[{pid}] tid:[{}]",
