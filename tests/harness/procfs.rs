@@ -34,10 +34,19 @@ pub fn pss_bytes(pid: u32) -> u64 {
 
 /// CPU time that the threads alive have used, in nanoseconds; 0 once the process has ended.
 pub fn cpu_time_ns(pid: u32) -> u64 {
+    cpu_time_of_threads_ns(pid, |_| true)
+}
+
+/// CPU time that those of its threads have used whose comm `is_meant`, in nanoseconds.
+pub fn cpu_time_of_threads_ns(pid: u32, is_meant: impl Fn(&str) -> bool) -> u64 {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     tasks
         .flatten()
         .filter_map(|task| {
+            let comm = fs::read_to_string(task.path().join("comm")).ok()?;
+            if !is_meant(comm.trim_end()) {
+                return None;
+            }
             let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
             text.split_ascii_whitespace().next()?.parse::<u64>().ok()
         })

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rprofd_tests::{Program, procfs, rprofd::Started};
 
-use super::{Bench, Bound, Figure, line_with, number_after};
+use super::{Bench, Bound, Figure};
 
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// When measuring begins and ends, from the start of a run of a minute.
@@ -19,34 +19,32 @@ const END: Duration = Duration::from_secs(55);
 /// What was seen in a run.
 struct Seen {
     core: Duration,
+    /// Without its naming.
     reader: Duration,
+    naming: Duration,
     bpf: Duration,
     bpf_runs: u64,
-    naming_ms: Option<f64>,
     peak_pss_bytes: u64,
 }
 
-/// CPU time of core, reader and BPF programs.
+/// CPU time of core, reader and BPF programs; naming is counted apart.
 pub(super) fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
-    let Seen { core, reader, bpf, bpf_runs, naming_ms, .. } = observe(bench)?;
+    let Seen { core, reader, naming, bpf, bpf_runs, .. } = observe(bench)?;
     let percent = |time: Duration| time.as_secs_f64() / (END - WARM).as_secs_f64() * 100.0;
     let per_run_us = bpf.as_secs_f64() * 1e6 / (bpf_runs as f64).max(1.0);
-    let mut figures = vec![
+    Ok(vec![
         Figure::new("core", percent(core), "% of a CPU", Bound::Open),
-        Figure::new("reader", percent(reader), "% of a CPU", Bound::Open),
+        Figure::new("reader, naming left out", percent(reader), "% of a CPU", Bound::Open),
         Figure::new("BPF", percent(bpf), "% of a CPU", Bound::Open),
         Figure::new("BPF program", per_run_us, "µs each run", Bound::Open),
-    ];
-    if let Some(naming_ms) = naming_ms {
-        figures.push(Figure::new("naming, over the whole run", naming_ms, "ms", Bound::Open));
-    }
-    figures.push(Figure::new(
-        "together",
-        percent(core + reader + bpf),
-        "% of a CPU",
-        Bound::AtMost(0.5),
-    ));
-    Ok(figures)
+        Figure::new("naming", percent(naming), "% of a CPU", Bound::Open),
+        Figure::new(
+            "together, naming left out",
+            percent(core + reader + bpf),
+            "% of a CPU",
+            Bound::AtMost(0.5),
+        ),
+    ])
 }
 
 /// Memory of core and reader at its peak.
@@ -82,11 +80,21 @@ fn observe(bench: &Bench) -> Result<Seen> {
     };
     watch_until(WARM);
     let reader = procfs::reader(rprofd.pid()).context("no reader")?;
-    let sum = || (procfs::cpu_time_ns(rprofd.pid()), procfs::cpu_time_ns(reader));
-    let ((core_before, reader_before), bpf_before) = (sum(), bpf_time(rprofd.pid())?);
+    let is_naming = |comm: &str| comm.starts_with("names");
+    let times = || {
+        [
+            procfs::cpu_time_ns(rprofd.pid()),
+            procfs::cpu_time_of_threads_ns(reader, |comm| !is_naming(comm)),
+            procfs::cpu_time_of_threads_ns(reader, is_naming),
+        ]
+    };
+    let (before, bpf_before) = (times(), bpf_time(rprofd.pid())?);
     watch_until(END);
-    let ((core_after, reader_after), bpf_after) = (sum(), bpf_time(rprofd.pid())?);
-    ensure!(reader_after > 0, "the reader was replaced: its CPU time is gone");
+    let (after, bpf_after) = (times(), bpf_time(rprofd.pid())?);
+    ensure!(after.iter().all(|&time| time > 0), "the reader was replaced: its CPU time is gone");
+    let [core, reader, naming] = std::array::from_fn(|index| {
+        Duration::from_nanos(after[index].saturating_sub(before[index]))
+    });
     // The end of a run takes memory, too.
     while procfs::comm(rprofd.pid()).is_some() {
         let now = pss_bytes(&rprofd);
@@ -102,14 +110,12 @@ fn observe(bench: &Bench) -> Result<Seen> {
         all.frames(sample).iter().filter(|name| name.starts_with('f')).count() >= 31
     });
     ensure!(deep > 10_000, "{deep} deep samples: not the load that is meant");
-    let naming_ms =
-        line_with(&run.stderr, "naming took").ok().map(|line| number_after(line, "took"));
     Ok(Seen {
-        core: Duration::from_nanos(core_after.saturating_sub(core_before)),
-        reader: Duration::from_nanos(reader_after.saturating_sub(reader_before)),
+        core,
+        reader,
+        naming,
         bpf: Duration::from_nanos(bpf_after.0 - bpf_before.0),
         bpf_runs: bpf_after.1 - bpf_before.1,
-        naming_ms: naming_ms.transpose()?,
         peak_pss_bytes: peak,
     })
 }
