@@ -1,6 +1,8 @@
 //! Walks of user stacks.
 
 pub mod frame_pointer;
+pub mod rule;
+pub mod table;
 
 /// The memory a stack is read from.
 pub trait Memory {
