@@ -154,6 +154,7 @@ impl Recorder {
             follow: filter.follow,
             kernel_stacks: settings.kernel_stacks,
             user_stacks: settings.user_stacks,
+            unwind_memory_bytes: 256 << 20,
             log: settings.log,
         })?;
         let symbolizer = Symbolizer::start(settings.debug_dirs.clone(), settings.no_inlines)?;
@@ -346,11 +347,15 @@ impl Recorder {
 
     fn publish(&mut self, id: LifeId) {
         let Some(life) = self.table.life(id) else { return };
-        let mut ranges: Vec<_> =
-            life.current().map(|m| Range { start: m.start, end: m.end }).collect();
+        let range = |m: &std::sync::Arc<crate::process::Mapping>| Range {
+            start: m.start,
+            end: m.end,
+            ..Range::default()
+        };
+        let mut ranges: Vec<_> = life.current().map(range).collect();
         ranges.sort_unstable_by_key(|range| range.start);
         let pid = life.process.pid;
-        self.sampler.publish(pid, life.start_ns(), ranges.into_iter());
+        self.sampler.publish(pid, life.start_ns(), &ranges);
         self.latencies.published(pid);
     }
 

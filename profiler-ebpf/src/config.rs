@@ -8,8 +8,6 @@
 pub struct Config {
     /// `task_struct.flags`
     pub task_flags: u32,
-    /// `task_struct.pid`: what users call tid.
-    pub task_pid: u32,
     /// `task_struct.tgid`: what users call pid.
     pub task_tgid: u32,
     /// `task_struct.group_leader`
@@ -26,6 +24,8 @@ pub struct Config {
     pub kernel_stacks: u32,
     /// 1: user stacks are taken.
     pub user_stacks: u32,
+    /// Fills the size to a multiple of 8.
+    pub reserved: u32,
     /// Random start value of stack IDs, so that no program can aim for a collision.
     pub seed: u64,
 }
@@ -52,3 +52,9 @@ pub const TARGETS: u32 = 1 << 16;
 
 /// Elements of the map `PROCESSES`.
 pub const PROCESSES: u32 = 1 << 16;
+
+/// Elements of the map `TABLES`; the first is never used.
+pub const TABLES: u32 = 1 << 14;
+
+/// Elements of the map `SLABS`: 4 GiB of blocks.
+pub const SLABS: u32 = 1 << 12;

@@ -6,7 +6,7 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::task_struct,
     helpers::{
-        bpf_get_smp_processor_id, bpf_probe_read_user,
+        bpf_get_smp_processor_id,
         generated::{
             bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_stack, bpf_ktime_get_boot_ns,
             bpf_loop, bpf_ringbuf_output,
@@ -16,22 +16,17 @@ use aya_ebpf::{
     programs::PerfEventContext,
 };
 use profiler_ebpf::{
-    arch,
     config::{self, Config, Control},
-    mappings::{Process, Range, Ranges, Search},
     record::{KERNEL_PID, Kind, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_HEADER_BYTES, Sample},
     stack_id::StackId,
     targets::{self, Mode, Verdict},
-    unwind::{Memory, Outcome, Step, frame_pointer::Walk},
 };
 
 use crate::{
-    maps::{
-        CONTROL, COUNTERS, PROCESSES, RANGES, RECORDS, SCRATCH, SENT, Scratch, TARGETS, config,
-        submit_flags,
-    },
+    maps::{CONTROL, COUNTERS, RECORDS, SCRATCH, SENT, Scratch, TARGETS, config, submit_flags},
     registers,
     task::Task,
+    user_stack,
 };
 
 /// Entered on each CPU at each period of the clock.
@@ -178,19 +173,6 @@ unsafe extern "C" fn hash(index: u32, context: *mut c_void) -> i64 {
     0
 }
 
-/// What the steps of a walk share.
-#[repr(C)]
-struct WalkContext {
-    walk: Walk,
-    id: StackId,
-    scratch: *mut Scratch,
-    process: Process,
-    /// The mapping that covered the last frame: the next one is mostly in it, too.
-    range: Range,
-    count: u32,
-    outcome: u32,
-}
-
 #[inline(always)]
 fn user_stack(
     config: &Config,
@@ -199,87 +181,12 @@ fn user_stack(
     task: *mut task_struct,
     scratch: &mut Scratch,
 ) {
-    let registers = registers::user(task);
-    let mut id = StackId::new(config.seed ^ 1);
-    id.push(registers.pc);
-    scratch.frames[0] = registers.pc;
-    // SAFETY: the value is copied before anything can replace it.
-    let process = unsafe { PROCESSES.get(sample.pid) }
-        .copied()
-        .filter(|process| process.start_ns == 0 || process.start_ns == sample.start_ns)
-        .unwrap_or_default();
-    let mut context = WalkContext {
-        walk: Walk::new(&registers),
-        id,
-        scratch: &raw mut *scratch,
-        process,
-        range: Range::default(),
-        count: 1,
-        outcome: Outcome::Truncated as u32,
-    };
-    // SAFETY: `step` takes what it is given here, which outlives the call.
-    unsafe {
-        bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, (&raw mut context).cast(), 0);
-    }
-    sample.outcome = context.outcome;
-    sample.user_stack = context.id.id();
-    sample.user_check = context.id.check();
-    let frames = (context.count as usize).min(MAX_USER_FRAMES);
-    send_stack(control, &context.id, frames, sample, scratch);
-}
-
-/// One frame of a user stack; 1 ends the walk.
-unsafe extern "C" fn step(_index: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `user_stack` passes a `WalkContext`.
-    let context = unsafe { &mut *context.cast::<WalkContext>() };
-    let outcome = match context.walk.step(&UserMemory) {
-        Step::Caller(word) => {
-            let avma = arch::return_address(word);
-            // A return address is behind its call, which may be the last instruction of its
-            // mapping.
-            let call = avma.wrapping_sub(1);
-            let covered = context.process.count == 0
-                || (context.range.start <= call && call < context.range.end)
-                || find(context, call);
-            if !covered {
-                Outcome::NoMapping
-            } else if context.count as usize >= MAX_USER_FRAMES {
-                Outcome::Truncated
-            } else {
-                let index = context.count as usize & (MAX_USER_FRAMES - 1);
-                // SAFETY: `scratch` is this CPU's element, which `busy` keeps for us.
-                unsafe { (*context.scratch).frames[index] = avma };
-                context.id.push(avma);
-                context.count += 1;
-                return 0;
-            }
-        }
-        Step::End(outcome) => outcome,
-    };
-    context.outcome = outcome as u32;
-    1
-}
-
-/// Finds the mapping that covers `call`, and notes it for the next frames.
-#[inline(always)]
-fn find(context: &mut WalkContext, call: u64) -> bool {
-    let mut search = Search::new(&context.process, call);
-    // SAFETY: `halve` takes what it is given here, which outlives the call.
-    unsafe { bpf_loop(search.steps(), halve as *mut c_void, (&raw mut search).cast(), 0) };
-    match search.result(&KernelRanges) {
-        Some(range) => {
-            context.range = range;
-            true
-        }
-        None => false,
-    }
-}
-
-/// One step of a search; 1 ends it.
-unsafe extern "C" fn halve(_index: u32, search: *mut c_void) -> i64 {
-    // SAFETY: `find` passes a `Search`.
-    let search = unsafe { &mut *search.cast::<Search>() };
-    i64::from(!search.step(&KernelRanges))
+    let process = (sample.pid, sample.start_ns);
+    let found = user_stack::take(scratch, task, process, config.seed ^ 1);
+    sample.outcome = found.outcome;
+    sample.user_stack = found.id.id();
+    sample.user_check = found.id.check();
+    send_stack(control, &found.id, found.frames, sample, scratch);
 }
 
 /// Sends the `frames` in `scratch` unless they were sent in this epoch already.
@@ -322,26 +229,5 @@ fn send_stack(
     } else {
         sample.stack_lost = 1;
         count!(stack_lost);
-    }
-}
-
-/// The stack of the current task.
-struct UserMemory;
-
-impl Memory for UserMemory {
-    #[inline(always)]
-    fn pair(&self, avma: u64) -> Option<[u64; 2]> {
-        // SAFETY: the helper checks the address; a wrong one is an error, not a fault.
-        unsafe { bpf_probe_read_user(avma as *const [u64; 2]) }.ok()
-    }
-}
-
-/// The map `RANGES`.
-struct KernelRanges;
-
-impl Ranges for KernelRanges {
-    #[inline(always)]
-    fn range(&self, index: u32) -> Option<Range> {
-        RANGES.get(index).copied()
     }
 }

@@ -28,6 +28,7 @@ mod pod {
         crate::counters::Counters,
         crate::mappings::Process,
         crate::mappings::Range,
-        crate::targets::Target
+        crate::targets::Target,
+        crate::unwind::table::Table
     );
 }

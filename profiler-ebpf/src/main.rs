@@ -8,6 +8,8 @@ mod fork;
 mod maps;
 mod registers;
 mod task;
+mod user_memory;
+mod user_stack;
 
 /// The kernel asks for a licence compatible with the GPL by this name.
 #[unsafe(link_section = "license")]

@@ -21,6 +21,12 @@ pub struct Range {
     pub start: u64,
     /// One past the last avma.
     pub end: u64,
+    /// `avma - bias` is the svma in its file.
+    pub bias: u64,
+    /// Its file's element of the map `TABLES`; 0: none.
+    pub table: u32,
+    /// 1: no file is behind it: the code was made by the process itself.
+    pub generated: u32,
 }
 
 /// Where ranges are read from.
@@ -109,7 +115,11 @@ mod tests {
         for count in 0..70_u64 {
             let ranges = Slice(
                 (0..count + 3)
-                    .map(|n| Range { start: n * 100 + 10, end: n * 100 + 60 + n % 41 })
+                    .map(|n| Range {
+                        start: n * 100 + 10,
+                        end: n * 100 + 60 + n % 41,
+                        ..Range::default()
+                    })
                     .collect(),
             );
             let process = Process { start_ns: 1, first: 3, count: count as u32 };
@@ -124,6 +134,9 @@ mod tests {
     #[test]
     fn a_run_beyond_the_array_ends() {
         let process = Process { start_ns: 1, first: u32::MAX - 2, count: u32::MAX };
-        assert_eq!(find(&Slice(vec![Range { start: 1, end: 2 }]), &process, 1), None);
+        assert_eq!(
+            find(&Slice(vec![Range { start: 1, end: 2, ..Range::default() }]), &process, 1),
+            None
+        );
     }
 }

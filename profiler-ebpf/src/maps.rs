@@ -1,6 +1,7 @@
 //! The maps, and the run's constants.
 
 use aya_ebpf::{
+    bindings::bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS},
     helpers::generated::bpf_ringbuf_query,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
@@ -11,13 +12,15 @@ use profiler_ebpf::{
     mappings::{Process, Range},
     record::{MAX_USER_FRAMES, StackHeader},
     targets::Target,
+    unwind::table::{BLOCK_BYTES, SLAB_BLOCKS, Table},
 };
+
+use crate::{user_memory::Window, user_stack::UserWalk};
 
 /// Written by the daemon before the object is loaded. Read it by [`config`] alone.
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config {
     task_flags: 0,
-    task_pid: 0,
     task_tgid: 0,
     task_group_leader: 0,
     task_start_boottime: 0,
@@ -26,6 +29,7 @@ static CONFIG: Config = Config {
     follow: 0,
     kernel_stacks: 0,
     user_stacks: 0,
+    reserved: 0,
     seed: 0,
 };
 
@@ -37,11 +41,13 @@ pub(crate) fn config() -> Config {
     unsafe { core::ptr::read_volatile(&raw const CONFIG) }
 }
 
-/// Space for one stack on its way into the ring: too big for the BPF stack.
+/// Space for one stack while it is walked and on its way into the ring: too big for the BPF stack.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// 1 while a program on this CPU uses it: programs nest.
     pub(crate) busy: u64,
+    pub(crate) user: UserWalk,
+    pub(crate) memory: Window,
     /// Sent together with the frames behind it.
     pub(crate) header: StackHeader,
     /// Frames, leaf first.
@@ -65,6 +71,44 @@ pub(crate) static PROCESSES: HashMap<u32, Process> =
 #[map]
 pub(crate) static RANGES: Array<Range> =
     Array::with_max_entries(config::RANGES, aya_ebpf::bindings::BPF_F_MMAPABLE);
+#[map]
+pub(crate) static TABLES: Array<Table> =
+    Array::with_max_entries(config::TABLES, aya_ebpf::bindings::BPF_F_MMAPABLE);
+
+/// Definitions that BTF describes: a number is the length of an array that a pointer is to.
+#[repr(C)]
+pub(crate) struct Slab {
+    r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],
+    key_size: *const [i32; 4],
+    value_size: *const [i32; BLOCK_BYTES],
+    max_entries: *const [i32; SLAB_BLOCKS as usize],
+    map_flags: *const [i32; aya_ebpf::bindings::BPF_F_MMAPABLE as usize],
+}
+
+#[repr(C)]
+pub(crate) struct Slabs {
+    r#type: *const [i32; BPF_MAP_TYPE_ARRAY_OF_MAPS as usize],
+    key_size: *const [i32; 4],
+    value_size: *const [i32; 4],
+    max_entries: *const [i32; config::SLABS as usize],
+    values: [*const Slab; 0],
+}
+
+// SAFETY: nothing is behind the pointers.
+unsafe impl Sync for Slabs {}
+
+/// The blocks of unwind tables, in slabs that the daemon adds as it needs them. Declared by hand:
+/// aya-ebpf has no type for an array of maps.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+pub(crate) static SLABS: Slabs = Slabs {
+    r#type: core::ptr::null(),
+    key_size: core::ptr::null(),
+    value_size: core::ptr::null(),
+    max_entries: core::ptr::null(),
+    values: [],
+};
+
 /// Sized by the daemon.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

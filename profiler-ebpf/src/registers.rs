@@ -17,9 +17,35 @@ pub(crate) fn user(task: *mut task_struct) -> Registers {
     // SAFETY: the verifier knows the helper's result as a `struct pt_regs`.
     let regs = unsafe { &*(bpf_task_pt_regs(task) as *const pt_regs) };
     #[cfg(bpf_target_arch = "x86_64")]
-    return Registers { pc: regs.rip, sp: regs.rsp, fp: regs.rbp };
+    return Registers { pc: regs.rip, sp: regs.rsp, fp: regs.rbp, aux: regs.rbx };
     #[cfg(bpf_target_arch = "aarch64")]
-    return Registers { pc: regs.pc, sp: regs.sp, fp: regs.regs[29] };
+    return Registers { pc: regs.pc, sp: regs.sp, fp: regs.regs[29], aux: regs.regs[30] };
+}
+
+/// Where `struct pt_regs` has a register, by DWARF's number, in bytes.
+#[inline(always)]
+pub(crate) const fn offset(number: u32) -> Option<u64> {
+    #[cfg(bpf_target_arch = "x86_64")]
+    {
+        // DWARF: rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp, r8 … r15. `pt_regs`: r15 … r12, rbp, rbx,
+        // r11 … r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags, rsp.
+        let index = match number {
+            0 => 10,
+            1 => 12,
+            2 => 11,
+            3 => 5,
+            4 => 13,
+            5 => 14,
+            6 => 4,
+            7 => 19,
+            8..=11 => 17 - number as u64,
+            12..=15 => 15 - number as u64,
+            _ => return None,
+        };
+        Some(index * 8)
+    }
+    #[cfg(bpf_target_arch = "aarch64")]
+    if number < 32 { Some(number as u64 * 8) } else { None }
 }
 
 /// Whether the sample hit user code.

@@ -28,7 +28,6 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
     };
     Ok(Config {
         task_flags: offset("flags")?,
-        task_pid: offset("pid")?,
         task_tgid: offset("tgid")?,
         task_group_leader: offset("group_leader")?,
         task_start_boottime: offset("start_boottime")?,

@@ -1,5 +1,6 @@
 //! The kernel's side: programs attached, records drained, filters and mappings told.
 
+mod bpf;
 mod btf;
 mod cpus;
 mod error;
@@ -7,10 +8,14 @@ mod object;
 mod perf;
 mod ranges;
 mod ring;
+mod runs;
 mod sampler;
+mod shared;
 mod side_band;
+mod tables;
 
 pub use error::KernelError;
 pub use perf::{Event, period_ns};
 pub use sampler::{Losses, Record, Sampler, Settings};
 pub use side_band::{Map, SideBand, What};
+pub use tables::Placed;

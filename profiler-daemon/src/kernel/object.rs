@@ -30,6 +30,8 @@ pub(super) struct Object {
     pub(super) targets: HashMap<MapData, u32, Target>,
     pub(super) processes: HashMap<MapData, u32, Process>,
     pub(super) ranges: MapData,
+    pub(super) tables: MapData,
+    pub(super) slabs: MapData,
     pub(super) records: RingBuf<MapData>,
     pub(super) log: Option<EbpfLogger<&'static dyn log::Log>>,
     pub(super) cpu: ProgramFd,
@@ -70,12 +72,20 @@ impl Object {
         let aya::maps::Map::Array(ranges) = take(&mut ebpf, "RANGES")? else {
             return Err(KernelError::Bpf("RANGES is not an array".into()));
         };
+        let aya::maps::Map::Array(tables) = take(&mut ebpf, "TABLES")? else {
+            return Err(KernelError::Bpf("TABLES is not an array".into()));
+        };
+        let aya::maps::Map::ArrayOfMaps(slabs) = take(&mut ebpf, "SLABS")? else {
+            return Err(KernelError::Bpf("SLABS is not an array of maps".into()));
+        };
         Ok(Self {
             control: map(&mut ebpf, "CONTROL")?,
             counters: map(&mut ebpf, "COUNTERS")?,
             targets: map(&mut ebpf, "TARGETS")?,
             processes: map(&mut ebpf, "PROCESSES")?,
             ranges,
+            tables,
+            slabs,
             records: map(&mut ebpf, "RECORDS")?,
             log,
             cpu,

@@ -8,6 +8,7 @@ use profiler_ebpf::{
     mappings::Range,
     record::{self, STACK_HEADER_BYTES, Sample, StackHeader},
     targets::{Mode, Target},
+    unwind::table::Table,
 };
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
     ranges::RangeMap,
     ring::Ring,
     side_band,
+    tables::{Placed, TableMap},
 };
 
 /// Inode of the initial pid namespace (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
@@ -38,6 +40,8 @@ pub struct Settings {
     pub kernel_stacks: bool,
     /// Take user stacks.
     pub user_stacks: bool,
+    /// What unwind tables may take in the kernel.
+    pub unwind_memory_bytes: u64,
     /// The programs report what they do.
     pub log: bool,
 }
@@ -85,6 +89,7 @@ impl Losses {
 pub struct Sampler {
     object: Object,
     ranges: RangeMap,
+    tables: TableMap,
     clocks: Vec<PerfEvent>,
     cpus: Vec<u32>,
     idle_before_ns: u64,
@@ -115,6 +120,7 @@ impl Sampler {
         let ring_bytes = ring_bytes(cpus.len(), settings.hertz);
         let object = Object::load(&Load { config, ring_bytes, log: settings.log })?;
         let ranges = RangeMap::new(&object.ranges)?;
+        let tables = TableMap::new(&object.slabs, &object.tables, settings.unwind_memory_bytes)?;
         // Last, since loading takes a while in which nobody would empty them.
         let mut rings = Vec::with_capacity(cpus.len());
         for &cpu in &cpus {
@@ -139,6 +145,7 @@ impl Sampler {
         let mut sampler = Self {
             object,
             ranges,
+            tables,
             clocks,
             cpus,
             idle_before_ns: 0,
@@ -235,13 +242,23 @@ impl Sampler {
     }
 
     /// Tells the programs a process's executable mappings, sorted by start.
-    pub fn publish(
-        &mut self,
-        pid: u32,
-        start_ns: u64,
-        ranges: impl ExactSizeIterator<Item = Range>,
-    ) {
+    pub fn publish(&mut self, pid: u32, start_ns: u64, ranges: &[Range]) {
         self.ranges.publish(&mut self.object.processes, pid, start_ns, ranges);
+    }
+
+    /// Makes a file's unwind table known to the programs: `words` are those of whole blocks. `None`:
+    /// there is no room.
+    pub fn add_table(
+        &mut self,
+        table: &Table,
+        words: &[u8],
+    ) -> Result<Option<Placed>, KernelError> {
+        self.tables.insert(table, words)
+    }
+
+    /// Takes back a table that no published mapping refers to any more.
+    pub fn remove_table(&mut self, placed: &Placed) {
+        self.tables.remove(placed);
     }
 
     /// Tells the programs that nothing is known of a process any more.

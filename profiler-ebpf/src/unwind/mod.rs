@@ -1,13 +1,19 @@
 //! Walks of user stacks.
 
-pub mod frame_pointer;
 pub mod rule;
 pub mod table;
+pub mod walk;
 
 /// The memory a stack is read from.
 pub trait Memory {
     /// The two 8-byte words at `avma`, if both can be read.
     fn pair(&self, avma: u64) -> Option<[u64; 2]>;
+
+    /// The 8-byte word at `avma`, if it can be read.
+    fn word(&self, avma: u64) -> Option<u64>;
+
+    /// The value that a register had when the innermost frame was interrupted, by DWARF's number.
+    fn register(&self, number: u32) -> Option<u64>;
 }
 
 /// How the walk of a user stack ended.
@@ -60,6 +66,9 @@ pub struct Registers {
     pub sp: u64,
     /// Frame pointer.
     pub fp: u64,
+    /// `rbx` on x86_64: what some functions keep their frame's address in when they realign the
+    /// stack; on aarch64 the link register.
+    pub aux: u64,
 }
 
 /// What a step of a walk found.

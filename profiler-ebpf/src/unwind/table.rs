@@ -94,7 +94,7 @@ impl Table {
         let into = svma.wrapping_sub(self.base);
         let shift = self.shift & 31;
         let page = into >> shift;
-        if page >= self.pages as u64 {
+        if page >= u64::from(self.pages) {
             return None;
         }
         let page = page as u32;
@@ -168,7 +168,7 @@ mod tests {
         let mut memory = Memory(vec![[0; BLOCK_WORDS]; 4]);
         memory.0[1][..2].copy_from_slice(&[2, start as u32 | (addresses.len() as u32) << 16]);
         for (index, address) in addresses.iter().enumerate() {
-            memory.0[3][start + index] = address << 16 | index as u32 % RULES_IN_BLOCK;
+            memory.0[3][start + index] = (address << 16) | (index as u32 % RULES_IN_BLOCK);
             let words = rule((index as u32 % RULES_IN_BLOCK) as i32).to_words();
             let at = index % RULES_IN_BLOCK as usize * 4;
             memory.0[2][at..at + 4].copy_from_slice(&words);

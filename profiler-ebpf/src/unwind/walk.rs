@@ -1,0 +1,455 @@
+//! The walk of a user stack, one frame a step: by the rule in force in the frame, or along the
+//! saved frame pointer where there is none.
+//!
+//! Without a rule: a function that keeps a frame pointer has stored its caller's at `fp`, and its
+//! return address right above it, `(pc, fp, sp) = (*(fp + 8), *fp, fp + 16)`. The System V ABIs of
+//! x86_64 and aarch64 agree on this, and both mark the outermost frame by a frame pointer of 0.
+
+use super::{
+    Memory, Outcome, Registers, Step,
+    rule::{Rule, cfa, saved},
+};
+use crate::arch;
+
+/// How often a stack may go down instead of up: each time it is left for another one (a signal's
+/// alternate stack, a coroutine's, Go's system stack).
+const MAX_STACK_SWITCHES: u32 = 4;
+
+/// The program counter is where the frame was interrupted, not a return address.
+const INTERRUPTED: u32 = 1;
+/// A frame pointer was followed where no rule was known.
+const GUESSED: u32 = 2;
+/// The frame pointer's value is not known.
+const FP_LOST: u32 = 4;
+/// The value of `aux` is not known.
+const AUX_LOST: u32 = 8;
+
+/// The state of a walk between two frames.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    registers: Registers,
+    /// Where a signal's handler was called from has its registers in memory: here; 0: no signal was
+    /// met, they are those that the walk began with.
+    signal_frame: u64,
+    flags: u32,
+    switches: u32,
+}
+
+impl Walk {
+    /// A walk from the innermost frame.
+    #[inline(always)]
+    pub const fn new(registers: &Registers) -> Self {
+        Self { registers: *registers, signal_frame: 0, flags: INTERRUPTED, switches: 0 }
+    }
+
+    /// The avma whose rule is in force: a return address is behind its call, which may be the last
+    /// instruction of its function.
+    #[inline(always)]
+    pub const fn avma(&self) -> u64 {
+        if self.is_interrupted() { self.registers.pc } else { self.registers.pc.wrapping_sub(1) }
+    }
+
+    /// Whether the frame was interrupted, by the sample or by a signal.
+    #[inline(always)]
+    pub const fn is_interrupted(&self) -> bool {
+        self.flags & INTERRUPTED != 0
+    }
+
+    /// Goes to the caller. `is_generated`: the code was made by its process, and is known to keep
+    /// frame pointers.
+    #[inline(always)]
+    pub fn step(&mut self, memory: &impl Memory, rule: &Rule, is_generated: bool) -> Step {
+        let Registers { pc, sp, fp, aux } = self.registers;
+        let offset = i64::from(rule.offset) as u64;
+        let extra = i64::from(rule.extra) as u64;
+        let mut may_switch = false;
+        let cfa = match rule.cfa {
+            cfa::SP => sp.wrapping_add(offset),
+            cfa::FP if self.flags & FP_LOST == 0 => fp.wrapping_add(offset),
+            cfa::GAP => return self.follow_fp(memory, is_generated),
+            cfa::PLT => {
+                let pushed = if (pc as u32 & 15) >= rule.extra as u32 { 8 } else { 0 };
+                sp.wrapping_add(offset).wrapping_add(pushed)
+            }
+            cfa::END => {
+                let guessed = self.flags & GUESSED != 0;
+                return Step::End(if guessed { Outcome::Guessed } else { Outcome::Complete });
+            }
+            cfa::SIGNAL => return self.leave_signal(memory),
+            cfa::AUX if self.flags & AUX_LOST == 0 => {
+                may_switch = true;
+                aux.wrapping_add(offset)
+            }
+            kind => {
+                may_switch = true;
+                let base = match kind {
+                    cfa::SP_DEREF => Some(sp),
+                    cfa::FP_DEREF if self.flags & FP_LOST == 0 => Some(fp),
+                    cfa::REGISTER | cfa::REGISTER_DEREF if self.is_interrupted() => {
+                        self.register(memory, u32::from(rule.register))
+                    }
+                    _ => None,
+                };
+                let Some(base) = base else { return Step::End(Outcome::UnsupportedRule) };
+                let at = base.wrapping_add(offset);
+                if kind == cfa::REGISTER {
+                    at
+                } else {
+                    let Some(word) = memory.word(at) else {
+                        return Step::End(Outcome::Unreadable);
+                    };
+                    word.wrapping_add(extra)
+                }
+            }
+        };
+        if cfa <= sp && !(cfa == sp && arch::HAS_LINK_REGISTER && self.is_interrupted()) {
+            if !may_switch || self.switches >= MAX_STACK_SWITCHES {
+                return Step::End(Outcome::NoRule);
+            }
+            self.switches += 1;
+        }
+        if cfa & 7 != 0 {
+            return Step::End(Outcome::NoRule);
+        }
+        self.restore(memory, rule, cfa)
+    }
+
+    /// Gives the registers the values they had in the caller.
+    #[inline(always)]
+    fn restore(&mut self, memory: &impl Memory, rule: &Rule, cfa: u64) -> Step {
+        // Most often the frame pointer is saved right below the return address.
+        let Some([below, top]) = memory.pair(cfa.wrapping_sub(16)) else {
+            return Step::End(Outcome::Unreadable);
+        };
+        let mut flags = self.flags & GUESSED;
+        let fp = if rule.fp == saved::SAME {
+            flags |= self.flags & FP_LOST;
+            self.registers.fp
+        } else if rule.fp != saved::AT_CFA {
+            flags |= FP_LOST;
+            0
+        } else if rule.fp_offset == -16 {
+            below
+        } else {
+            let Some(fp) = memory.word(cfa.wrapping_add(i64::from(rule.fp_offset) as u64)) else {
+                return Step::End(Outcome::Unreadable);
+            };
+            fp
+        };
+        let aux = if rule.aux == saved::SAME {
+            flags |= self.flags & AUX_LOST;
+            self.registers.aux
+        } else if rule.aux != saved::AT_CFA {
+            flags |= AUX_LOST;
+            0
+        } else {
+            let Some(aux) = memory.word(cfa.wrapping_add(i64::from(rule.aux_offset) as u64)) else {
+                return Step::End(Outcome::Unreadable);
+            };
+            aux
+        };
+        let return_address = if arch::HAS_LINK_REGISTER {
+            if flags & AUX_LOST != 0 {
+                return Step::End(Outcome::UnsupportedRule);
+            }
+            // A function that calls has saved it; what it is in the caller is not known.
+            flags |= AUX_LOST;
+            aux
+        } else {
+            top
+        };
+        let pc = arch::return_address(return_address);
+        if pc == 0 {
+            return Step::End(Outcome::Guessed);
+        }
+        if arch::HAS_LINK_REGISTER
+            && !self.is_interrupted()
+            && pc == self.registers.pc
+            && cfa == self.registers.sp
+        {
+            return Step::End(Outcome::NoRule);
+        }
+        self.registers = Registers { pc, sp: cfa, fp, aux };
+        self.flags = flags;
+        Step::Caller(pc)
+    }
+
+    #[inline(always)]
+    fn follow_fp(&mut self, memory: &impl Memory, is_generated: bool) -> Step {
+        let Registers { sp, fp, .. } = self.registers;
+        if self.flags & FP_LOST != 0 {
+            return Step::End(Outcome::NoRule);
+        }
+        if fp == 0 {
+            return Step::End(Outcome::Guessed);
+        }
+        if fp & 7 != 0 {
+            return Step::End(Outcome::NoRule);
+        }
+        if fp < sp {
+            if self.switches >= MAX_STACK_SWITCHES {
+                return Step::End(Outcome::NoRule);
+            }
+            self.switches += 1;
+        }
+        let Some([caller_fp, return_address]) = memory.pair(fp) else {
+            return Step::End(Outcome::Unreadable);
+        };
+        let pc = arch::return_address(return_address);
+        if pc == 0 {
+            return Step::End(Outcome::Guessed);
+        }
+        let guessed = if is_generated { 0 } else { GUESSED };
+        self.flags = self.flags & GUESSED | guessed | AUX_LOST;
+        self.registers = Registers { pc, sp: fp.wrapping_add(16), fp: caller_fp, aux: 0 };
+        Step::Caller(pc)
+    }
+
+    /// Goes to what a signal interrupted.
+    #[inline(always)]
+    fn leave_signal(&mut self, memory: &impl Memory) -> Step {
+        let frame = self.registers.sp;
+        let at = |offset: u64| memory.word(frame.wrapping_add(offset));
+        let (Some(pc), Some(sp), Some(fp), Some(aux)) = (
+            at(arch::SIGNAL_FRAME_PC),
+            at(arch::SIGNAL_FRAME_SP),
+            at(arch::SIGNAL_FRAME_FP),
+            at(arch::SIGNAL_FRAME_AUX),
+        ) else {
+            return Step::End(Outcome::Unreadable);
+        };
+        if sp <= frame {
+            if self.switches >= MAX_STACK_SWITCHES {
+                return Step::End(Outcome::NoRule);
+            }
+            self.switches += 1;
+        }
+        if pc == 0 {
+            return Step::End(Outcome::Guessed);
+        }
+        self.registers = Registers { pc, sp, fp, aux };
+        self.signal_frame = frame;
+        self.flags = self.flags & GUESSED | INTERRUPTED;
+        Step::Caller(pc)
+    }
+
+    /// A register of an interrupted frame, by DWARF's number.
+    #[inline(always)]
+    fn register(&self, memory: &impl Memory, number: u32) -> Option<u64> {
+        if self.signal_frame == 0 {
+            return memory.register(number);
+        }
+        memory.word(self.signal_frame.wrapping_add(arch::signal_frame_register(number)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// What `register` says of register 0.
+    const REGISTERS: u64 = 0x5_0000;
+
+    #[derive(Default)]
+    struct Stack(BTreeMap<u64, u64>);
+
+    impl Memory for Stack {
+        fn pair(&self, avma: u64) -> Option<[u64; 2]> {
+            Some([self.word(avma)?, self.word(avma + 8)?])
+        }
+
+        fn word(&self, avma: u64) -> Option<u64> {
+            self.0.get(&avma).copied()
+        }
+
+        fn register(&self, number: u32) -> Option<u64> {
+            (number < 16).then(|| REGISTERS + u64::from(number))
+        }
+    }
+
+    /// A stack of `depth` frames of 32 bytes from 0x1000 up; frame n returns to 0x40_0000 + n.
+    fn chain(depth: u64) -> (Stack, Registers) {
+        let mut stack = Stack::default();
+        for n in 0..depth {
+            let fp = 0x1000 + n * 32;
+            let caller = if n + 1 == depth { 0 } else { fp + 32 };
+            stack.0.insert(fp, caller);
+            stack.0.insert(fp + 8, 0x40_0000 + n);
+        }
+        (stack, Registers { pc: 0x40_ffff, sp: 0xff0, fp: 0x1000, aux: 0 })
+    }
+
+    /// A walk that knows no rule.
+    fn walk(stack: &Stack, registers: &Registers) -> (Vec<u64>, Outcome) {
+        let mut walk = Walk::new(registers);
+        let mut callers = Vec::new();
+        loop {
+            match walk.step(stack, &Rule::GAP, false) {
+                Step::Caller(avma) => callers.push(avma),
+                Step::End(outcome) => return (callers, outcome),
+            }
+            assert!(callers.len() <= 10_000, "the walk does not end");
+        }
+    }
+
+    #[test]
+    fn a_chain_is_walked_to_its_end() {
+        for depth in [1, 2, 33, 1000] {
+            let (stack, registers) = chain(depth);
+            let (callers, outcome) = walk(&stack, &registers);
+            assert_eq!(callers, (0..depth).map(|n| 0x40_0000 + n).collect::<Vec<_>>());
+            assert_eq!(outcome, Outcome::Guessed);
+        }
+    }
+
+    #[test]
+    fn a_return_address_of_zero_ends_it() {
+        let (mut stack, registers) = chain(3);
+        stack.0.insert(0x1000 + 32 + 8, 0);
+        assert_eq!(walk(&stack, &registers), (vec![0x40_0000], Outcome::Guessed));
+    }
+
+    #[test]
+    fn a_register_used_for_something_else_ends_it() {
+        let (stack, mut registers) = chain(3);
+        registers.fp = 0x1001;
+        assert_eq!(walk(&stack, &registers), (vec![], Outcome::NoRule));
+        registers.fp = 0x9_0000;
+        assert_eq!(walk(&stack, &registers), (vec![], Outcome::Unreadable));
+    }
+
+    #[test]
+    fn an_alternate_stack_is_left() {
+        let (mut stack, _) = chain(3);
+        stack.0.insert(0x8000, 0x1000);
+        stack.0.insert(0x8008, 0x50_0000);
+        let registers = Registers { pc: 1, sp: 0x7ff0, fp: 0x8000, aux: 0 };
+        let (callers, outcome) = walk(&stack, &registers);
+        assert_eq!(callers, [0x50_0000, 0x40_0000, 0x40_0001, 0x40_0002]);
+        assert_eq!(outcome, Outcome::Guessed);
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let (mut stack, registers) = chain(3);
+        stack.0.insert(0x1000 + 64, 0x1000);
+        let (callers, outcome) = walk(&stack, &registers);
+        assert_eq!(outcome, Outcome::NoRule);
+        assert_eq!(callers.len(), 3 * 5);
+    }
+
+    fn by_sp(offset: i32) -> Rule {
+        Rule { offset, ..Rule::only(cfa::SP) }
+    }
+
+    /// One step from these registers over a stack whose word at `avma` is `!avma`.
+    fn step(registers: Registers, rule: &Rule) -> (Step, Walk) {
+        struct Pattern;
+        impl Memory for Pattern {
+            fn pair(&self, avma: u64) -> Option<[u64; 2]> {
+                Some([!avma, !(avma + 8)])
+            }
+
+            fn word(&self, avma: u64) -> Option<u64> {
+                Some(!avma)
+            }
+
+            fn register(&self, number: u32) -> Option<u64> {
+                Some(REGISTERS + u64::from(number) * 0x100)
+            }
+        }
+        let mut walk = Walk::new(&registers);
+        let step = walk.step(&Pattern, rule, false);
+        (step, walk)
+    }
+
+    const LEAF: Registers = Registers { pc: 0x40_001c, sp: 0x1000, fp: 0x2000, aux: 0x3000 };
+
+    #[test]
+    fn each_cfa_is_computed() {
+        let deref = |avma: u64| !avma;
+        for (rule, cfa) in [
+            (by_sp(24), 0x1018),
+            (Rule { offset: 16, ..Rule::only(cfa::FP) }, 0x2010),
+            (Rule { offset: -8, ..Rule::only(cfa::AUX) }, 0x2ff8),
+            (Rule { register: 2, offset: 8, ..Rule::only(cfa::REGISTER) }, 0x5_0208),
+            (Rule { offset: 32, extra: 9, ..Rule::only(cfa::SP_DEREF) }, deref(0x1020) + 9),
+            (Rule { offset: -8, extra: 1, ..Rule::only(cfa::FP_DEREF) }, deref(0x1ff8) + 1),
+            (
+                Rule { register: 1, offset: 8, extra: 1, ..Rule::only(cfa::REGISTER_DEREF) },
+                deref(0x5_0108) + 1,
+            ),
+            (Rule { offset: 8, extra: 11, ..Rule::only(cfa::PLT) }, 0x1010),
+            (Rule { offset: 8, extra: 13, ..Rule::only(cfa::PLT) }, 0x1008),
+        ] {
+            let (step, walk) = step(LEAF, &rule);
+            assert_eq!(step, Step::Caller(!(cfa - 8)), "{rule:?}");
+            let Registers { pc, sp, fp, aux } = walk.registers;
+            assert_eq!((pc, sp, fp, aux), (!(cfa - 8), cfa, 0x2000, 0x3000), "{rule:?}");
+            assert_eq!(walk.avma(), !(cfa - 8) - 1);
+        }
+    }
+
+    #[test]
+    fn saved_registers_are_restored() {
+        let rule = Rule {
+            fp: saved::AT_CFA,
+            fp_offset: -16,
+            aux: saved::AT_CFA,
+            aux_offset: -40,
+            ..by_sp(64)
+        };
+        let (_, walk) = step(LEAF, &rule);
+        assert_eq!((walk.registers.fp, walk.registers.aux), (!0x1030, !0x1018));
+        let (_, walk) = step(LEAF, &Rule { fp_offset: -24, aux: saved::LOST, ..rule });
+        assert_eq!(walk.registers.fp, !0x1028);
+        assert_eq!(walk.flags, AUX_LOST);
+    }
+
+    #[test]
+    fn a_lost_register_is_not_used() {
+        let (_, mut walk) = step(LEAF, &Rule { fp: saved::LOST, ..by_sp(16) });
+        let stack = Stack::default();
+        let by_fp = Rule { offset: 16, ..Rule::only(cfa::FP) };
+        assert_eq!(walk.step(&stack, &by_fp, false), Step::End(Outcome::UnsupportedRule));
+        assert_eq!(walk.step(&stack, &Rule::GAP, false), Step::End(Outcome::NoRule));
+        // Registers that are not saved are known in interrupted frames alone.
+        let by_register = Rule { register: 2, ..Rule::only(cfa::REGISTER) };
+        assert_eq!(walk.step(&stack, &by_register, false), Step::End(Outcome::UnsupportedRule));
+    }
+
+    #[test]
+    fn a_root_completes_unless_a_frame_was_guessed() {
+        let (stack, registers) = chain(3);
+        let mut walk = Walk::new(&registers);
+        assert_eq!(walk.step(&stack, &Rule::END, false), Step::End(Outcome::Complete));
+        for (is_generated, outcome) in [(true, Outcome::Complete), (false, Outcome::Guessed)] {
+            let mut walk = Walk::new(&registers);
+            assert_eq!(walk.step(&stack, &Rule::GAP, is_generated), Step::Caller(0x40_0000));
+            assert_eq!(walk.step(&stack, &Rule::END, false), Step::End(outcome));
+        }
+    }
+
+    #[test]
+    fn a_signal_frame_gives_all_registers() {
+        let (step, walk) = step(LEAF, &Rule::SIGNAL);
+        let at = |offset: u64| !(0x1000 + offset);
+        assert_eq!(step, Step::Caller(at(168)));
+        let Registers { pc, sp, fp, aux } = walk.registers;
+        assert_eq!((pc, sp, fp, aux), (at(168), at(160), at(120), at(128)));
+        assert_eq!(walk.avma(), at(168), "what was interrupted, not a return address");
+        assert_eq!(walk.signal_frame, 0x1000);
+    }
+
+    #[test]
+    fn a_stack_that_does_not_grow_ends() {
+        assert_eq!(step(LEAF, &by_sp(0)).0, Step::End(Outcome::NoRule));
+        assert_eq!(step(LEAF, &by_sp(-16)).0, Step::End(Outcome::NoRule));
+        assert_eq!(step(LEAF, &by_sp(13)).0, Step::End(Outcome::NoRule));
+        assert_eq!(step(LEAF, &Rule::UNSUPPORTED).0, Step::End(Outcome::UnsupportedRule));
+        assert_eq!(step(LEAF, &Rule::only(200)).0, Step::End(Outcome::UnsupportedRule));
+    }
+}
