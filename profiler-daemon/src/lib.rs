@@ -16,3 +16,4 @@ pub mod run;
 pub mod sudo;
 pub mod symbolize;
 pub mod targets;
+pub mod unwind;

@@ -13,9 +13,9 @@ use super::{KernelError, bpf, runs::Runs, shared::SharedArray};
 /// Where a table was put.
 #[derive(Debug)]
 pub struct Placed {
-    slot: u32,
-    first: u32,
-    blocks: u32,
+    pub(crate) slot: u32,
+    pub(crate) first: u32,
+    pub(crate) blocks: u32,
 }
 
 impl Placed {

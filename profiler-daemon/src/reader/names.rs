@@ -199,8 +199,11 @@ impl Answer for Namer {
             request::Kind::NameFile(request) => self.name_file(&request),
             request::Kind::NameKernel(request) => self.name_kernel(&request),
             request::Kind::NamePerfMap(request) => self.name_perf_map(&request),
-            request::Kind::Processes(_) | request::Kind::Process(_) | request::Kind::Open(_) => {
-                return reply::Kind::Error("this is asked on the files lane".to_owned());
+            request::Kind::Processes(_)
+            | request::Kind::Process(_)
+            | request::Kind::Open(_)
+            | request::Kind::Unwind(_) => {
+                return reply::Kind::Error("this is asked on another lane".to_owned());
             }
         };
         result.map_or_else(|error| reply::Kind::Error(error.to_string()), reply::Kind::Names)

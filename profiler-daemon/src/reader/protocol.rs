@@ -25,13 +25,13 @@ pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// What is asked.
-    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub kind: Option<request::Kind>,
 }
 
 /// The kinds of [`Request`].
 pub mod request {
-    use super::{NameFile, NameKernel, NamePerfMap, Open, Process, Processes};
+    use super::{NameFile, NameKernel, NamePerfMap, Open, Process, Processes, Unwind};
 
     /// What is asked.
     #[derive(Clone, PartialEq, prost::Oneof)]
@@ -54,6 +54,9 @@ pub mod request {
         /// Names of addresses in just-in-time compiled code, from the process's perf map.
         #[prost(message, tag = "7")]
         NamePerfMap(NamePerfMap),
+        /// The unwind table of a file opened before.
+        #[prost(message, tag = "8")]
+        Unwind(Unwind),
     }
 }
 
@@ -64,13 +67,13 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// The answer.
-    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6")]
     pub kind: Option<reply::Kind>,
 }
 
 /// The kinds of [`Reply`].
 pub mod reply {
-    use super::{FileInfo, Names, ProcessList};
+    use super::{FileInfo, Names, ProcessList, UnwindTable};
 
     /// The answer.
     #[derive(Clone, PartialEq, prost::Oneof)]
@@ -87,6 +90,9 @@ pub mod reply {
         /// To the three naming requests.
         #[prost(message, tag = "5")]
         Names(Names),
+        /// To `Unwind`.
+        #[prost(message, tag = "6")]
+        Table(UnwindTable),
     }
 }
 
@@ -341,4 +347,33 @@ pub struct NameLine {
     /// Index in [`Names::strings`]: for kernel addresses the module's name (`[nf_tables]`); else 0.
     #[prost(uint32, tag = "5")]
     pub module: u32,
+}
+
+/// Asks for the unwind table of a file. Sent only for a file whose [`FileInfo`] this same reader has
+/// sent.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Unwind {
+    /// The file.
+    #[prost(message, required, tag = "1")]
+    pub key: FileKey,
+}
+
+/// A file's unwind table, as [`profiler_ebpf::unwind::table`] describes it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UnwindTable {
+    /// svma at which the first page begins.
+    #[prost(uint64, tag = "1")]
+    pub base: u64,
+    /// Number of pages.
+    #[prost(uint32, tag = "2")]
+    pub pages: u32,
+    /// Binary logarithm of a page's bytes.
+    #[prost(uint32, tag = "3")]
+    pub shift: u32,
+    /// The rules' first block.
+    #[prost(uint32, tag = "4")]
+    pub rules: u32,
+    /// The blocks, of little-endian words.
+    #[prost(bytes = "vec", tag = "5")]
+    pub blocks: Vec<u8>,
 }

@@ -1,0 +1,303 @@
+//! Which files' unwind tables the kernel side has: each is asked for once, and the least recently
+//! used are dropped where memory is short.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use profiler_ebpf::unwind::table::{BLOCK_BYTES, Table};
+
+use crate::{
+    kernel::{KernelError, Placed},
+    reader::protocol::{FileKey, UnwindTable},
+};
+
+/// Tables that wait for room, at most: their bytes are in memory meanwhile.
+const MAX_PENDING: usize = 16;
+
+/// How long it takes until the room of a dropped table can be used again.
+const ROOM_AFTER: Duration = Duration::from_millis(1_200);
+
+/// Where tables are put.
+pub trait Room {
+    /// Puts a table, `words` being those of whole blocks; `None`: there is no room now.
+    fn put(&mut self, table: &Table, words: &[u8]) -> Result<Option<Placed>, KernelError>;
+
+    /// Takes one back; its room can be used again a little later.
+    fn take_back(&mut self, placed: &Placed);
+}
+
+enum State {
+    /// The reader was asked.
+    Asked,
+    /// The programs have it.
+    Placed(Placed, Used),
+    /// It was dropped, and is asked for when it is used again.
+    Dropped,
+    /// The file has none, or it cannot be read.
+    Absent,
+}
+
+/// Number of the touch that was the last.
+type Used = u64;
+
+/// What is known of the files' tables.
+#[derive(Default)]
+pub struct Tables {
+    files: HashMap<FileKey, State>,
+    pending: VecDeque<(FileKey, UnwindTable)>,
+    touches: Used,
+    dropped: u64,
+    /// When tables were dropped for the first one that waits.
+    made_room: Option<Instant>,
+}
+
+impl Tables {
+    /// Whether the reader has to be asked for this file's table, now that it is used.
+    pub fn want(&mut self, key: FileKey) -> bool {
+        let state = self.files.entry(key).or_insert(State::Dropped);
+        let is_wanted = matches!(state, State::Dropped);
+        if is_wanted {
+            *state = State::Asked;
+        }
+        is_wanted
+    }
+
+    /// By which number mappings refer to the file's table; 0: there is none.
+    pub fn slot(&self, key: &FileKey) -> u32 {
+        match self.files.get(key) {
+            Some(State::Placed(placed, _)) => placed.slot(),
+            _ => 0,
+        }
+    }
+
+    /// A sample was in the file. `true`: its table was dropped, and the reader has to be asked.
+    pub fn touch(&mut self, key: &FileKey) -> bool {
+        self.touches += 1;
+        match self.files.get_mut(key) {
+            Some(State::Placed(_, used)) => *used = self.touches,
+            Some(state @ State::Dropped) => {
+                *state = State::Asked;
+                return true;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    /// The reader's answer; `None`: the file has no table. [`Self::place`] does the rest.
+    pub fn answered(&mut self, key: FileKey, table: Option<UnwindTable>) {
+        let Some(state) = self.files.get_mut(&key) else { return };
+        match table.filter(is_sound) {
+            Some(table) if self.pending.len() < MAX_PENDING => self.pending.push_back((key, table)),
+            Some(_) => *state = State::Dropped,
+            None => *state = State::Absent,
+        }
+    }
+
+    /// The reader went before it answered: the next one is asked.
+    pub fn ask_again(&mut self, key: FileKey) {
+        if let Some(state @ State::Asked) = self.files.get_mut(&key) {
+            *state = State::Dropped;
+        }
+    }
+
+    /// Puts what waits where there is room, and makes room for the next. The files whose slot has
+    /// changed: the mappings of them must be published anew.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`] if the kernel refuses memory.
+    pub fn place(&mut self, room: &mut impl Room) -> Result<HashSet<FileKey>, KernelError> {
+        let mut changed = HashSet::new();
+        while let Some((key, table)) = self.pending.front() {
+            let header = header(table);
+            let Some(placed) = room.put(&header, &table.blocks)? else {
+                if self.made_room.is_none_or(|since| since.elapsed() >= ROOM_AFTER) {
+                    let need = table.blocks.len() as u64;
+                    self.make_room(need, room, &mut changed);
+                }
+                break;
+            };
+            self.made_room = None;
+            changed.insert(*key);
+            self.files.insert(*key, State::Placed(placed, self.touches));
+            self.pending.pop_front();
+        }
+        Ok(changed)
+    }
+
+    /// Drops the least recently used tables, of `need` bytes together. They may have lain apart from
+    /// each other: then the next call drops more.
+    fn make_room(&mut self, need: u64, room: &mut impl Room, changed: &mut HashSet<FileKey>) {
+        let mut placed: Vec<_> = self
+            .files
+            .iter()
+            .filter_map(|(key, state)| match state {
+                State::Placed(placed, used) => Some((*used, *key, placed.bytes())),
+                _ => None,
+            })
+            .collect();
+        if placed.is_empty() {
+            // It is bigger than all the room there is.
+            if let Some((key, _)) = self.pending.pop_front() {
+                self.files.insert(key, State::Absent);
+            }
+            return;
+        }
+        self.made_room = Some(Instant::now());
+        placed.sort_unstable_by_key(|(used, ..)| *used);
+        let mut freed = 0;
+        for (_, key, bytes) in placed {
+            if freed >= need {
+                return;
+            }
+            freed += bytes;
+            if let Some(State::Placed(placed, _)) = self.files.insert(key, State::Dropped) {
+                room.take_back(&placed);
+            }
+            changed.insert(key);
+            self.dropped += 1;
+        }
+    }
+
+    /// Forgets files that no process maps any more.
+    pub fn retain(&mut self, is_used: impl Fn(&FileKey) -> bool, room: &mut impl Room) {
+        self.files.retain(|key, state| {
+            if is_used(key) || matches!(state, State::Asked) {
+                return true;
+            }
+            if let State::Placed(placed, _) = state {
+                room.take_back(placed);
+            }
+            false
+        });
+    }
+
+    /// How many tables were dropped for want of room.
+    pub const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+fn header(table: &UnwindTable) -> Table {
+    Table {
+        base: table.base,
+        pages: table.pages,
+        shift: table.shift,
+        first: 0,
+        blocks: (table.blocks.len() / BLOCK_BYTES) as u32,
+        rules: table.rules,
+        reserved: 0,
+    }
+}
+
+/// The reader may be anybody's by now: what it says has to make sense.
+fn is_sound(table: &UnwindTable) -> bool {
+    table.blocks.len().is_multiple_of(BLOCK_BYTES) && table.pages > 0 && header(table).is_sound()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Room for so many blocks; what is taken back is free after `rest`.
+    struct Blocks {
+        free: u32,
+        resting: u32,
+        next: u32,
+    }
+
+    impl Blocks {
+        fn of(free: u32) -> Self {
+            Self { free, resting: 0, next: 1 }
+        }
+    }
+
+    impl Room for Blocks {
+        fn put(&mut self, table: &Table, words: &[u8]) -> Result<Option<Placed>, KernelError> {
+            assert_eq!(words.len(), table.blocks as usize * BLOCK_BYTES);
+            if table.blocks > self.free {
+                return Ok(None);
+            }
+            self.free -= table.blocks;
+            self.next += 1;
+            Ok(Some(Placed { slot: self.next, first: 0, blocks: table.blocks }))
+        }
+
+        fn take_back(&mut self, placed: &Placed) {
+            self.resting += placed.blocks;
+        }
+    }
+
+    fn key(inode: u64) -> FileKey {
+        FileKey { inode, ..FileKey::default() }
+    }
+
+    fn table(blocks: usize) -> UnwindTable {
+        let blocks = vec![0; blocks * BLOCK_BYTES];
+        UnwindTable { base: 0, pages: 1, shift: 16, rules: 1, blocks }
+    }
+
+    fn add(tables: &mut Tables, room: &mut Blocks, inode: u64, blocks: usize) -> HashSet<FileKey> {
+        assert!(tables.want(key(inode)));
+        assert!(!tables.want(key(inode)), "it was asked for already");
+        tables.answered(key(inode), Some(table(blocks)));
+        tables.place(room).unwrap()
+    }
+
+    #[test]
+    fn the_least_recently_used_make_room() {
+        let (mut tables, mut room) = (Tables::default(), Blocks::of(9));
+        for inode in 1..=3 {
+            assert_eq!(add(&mut tables, &mut room, inode, 3), HashSet::from([key(inode)]));
+            assert_ne!(tables.slot(&key(inode)), 0);
+        }
+        for inode in [2, 1, 3] {
+            assert!(!tables.touch(&key(inode)));
+        }
+        assert_eq!(add(&mut tables, &mut room, 4, 4), HashSet::from([key(2), key(1)]));
+        assert_eq!((tables.slot(&key(4)), tables.slot(&key(3)) != 0), (0, true));
+        assert!(tables.place(&mut room).unwrap().is_empty(), "what rests is awaited");
+        assert_eq!(tables.dropped(), 2);
+        room.free += std::mem::take(&mut room.resting);
+        assert_eq!(tables.place(&mut room).unwrap(), HashSet::from([key(4)]));
+        assert!(tables.touch(&key(2)), "a dropped one is asked for when it is used");
+        assert!(!tables.touch(&key(2)));
+    }
+
+    #[test]
+    fn a_table_bigger_than_all_room_is_done_without() {
+        let (mut tables, mut room) = (Tables::default(), Blocks::of(3));
+        assert!(add(&mut tables, &mut room, 1, 4).is_empty());
+        assert!(!tables.touch(&key(1)) && !tables.want(key(1)));
+        assert_eq!(add(&mut tables, &mut room, 2, 3), HashSet::from([key(2)]));
+    }
+
+    #[test]
+    fn nonsense_is_no_table() {
+        let (mut tables, mut room) = (Tables::default(), Blocks::of(3));
+        for (inode, broken) in (1..).zip([
+            UnwindTable { shift: 40, ..table(2) },
+            UnwindTable { rules: 7, ..table(2) },
+            UnwindTable { pages: u32::MAX, ..table(2) },
+            UnwindTable { blocks: vec![0; 5], ..table(2) },
+        ]) {
+            assert!(tables.want(key(inode)));
+            tables.answered(key(inode), Some(broken));
+            assert!(tables.place(&mut room).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn files_that_nobody_maps_are_forgotten() {
+        let (mut tables, mut room) = (Tables::default(), Blocks::of(6));
+        add(&mut tables, &mut room, 1, 3);
+        add(&mut tables, &mut room, 2, 3);
+        tables.retain(|it| *it == key(2), &mut room);
+        assert_eq!((tables.slot(&key(1)), room.resting), (0, 3));
+        assert!(tables.want(key(1)));
+        assert_ne!(tables.slot(&key(2)), 0);
+    }
+}
