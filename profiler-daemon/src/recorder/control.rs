@@ -12,7 +12,8 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc as news;
 
-use super::{Profile, RecordError, Window};
+use super::RecordError;
+use crate::profile::{Profile, Window};
 
 /// What a recording is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,8 @@
 use super::*;
+use crate::{
+    kernel::{Map, SideBand, What},
+    reader::protocol::ProcessInfo,
+};
 
 fn event(time_ns: u64, pid: u32, what: What) -> SideBand {
     SideBand { time_ns, pid, tid: pid, what }
