@@ -100,7 +100,10 @@ impl Recorder {
         }
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(RecordError::of("epoll_create1"))?;
-        let table = Table::new(settings.filter.clone());
+        let mut table = Table::new(settings.filter.clone());
+        if let Some(pid) = settings.becomes_command {
+            table.becomes_command(pid);
+        }
         let mut recorder = Self {
             settings,
             sampler,

@@ -112,6 +112,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         hertz: options.frequency,
         event: options.event.into(),
         filter,
+        becomes_command: waiting.as_ref().map(Waiting::id),
         kernel_stacks: !options.user_only,
         user_stacks: !options.kernel_only,
         window: options.window,

@@ -14,7 +14,7 @@ use profiler_ebpf::record::KERNEL_PID;
 
 use self::life::Image;
 pub use self::life::{ImageRef, Life, LifeId};
-use super::{Filter, Mapping, MappingId, Mappings};
+use super::{Filter, Mapping, MappingId};
 use crate::profile::Process;
 
 /// Start times from `/proc` are in hundredths of a second.
@@ -47,6 +47,8 @@ pub struct Table {
     next_life: u32,
     next_mapping: u32,
     changes: Vec<Change>,
+    /// The pid of the process that is to become the command, until that process is known.
+    becomes_command: Option<u32>,
 }
 
 impl Table {
@@ -59,7 +61,13 @@ impl Table {
             next_life: 0,
             next_mapping: 0,
             changes: Vec::new(),
+            becomes_command: None,
         }
+    }
+
+    /// The next process with this pid is rprofd itself until its first `exec`.
+    pub fn becomes_command(&mut self, pid: u32) {
+        self.becomes_command = Some(pid);
     }
 
     /// What has to be done since the last call.
@@ -109,7 +117,10 @@ impl Table {
             from_ns,
             exit_ns: None,
             start_known: false,
-            images: vec![Image { from_ns, exec_id: None, mappings: Mappings::default() }],
+            images: vec![Image {
+                is_ours: self.becomes_command.take_if(|ours| *ours == pid).is_some(),
+                ..Image::new(from_ns)
+            }],
             described: false,
             asked_ns: 0,
             comm_ns: 0,
@@ -172,11 +183,13 @@ impl Table {
         let image = life
             .images
             .iter()
-            .rposition(|image| image.exec_id == Some(exec_id))
+            .rposition(|image| image.exec_id.is_some_and(|(known, _)| known == exec_id))
             .or_else(|| life.images.iter().rposition(|image| image.from_ns <= time_ns))
             .unwrap_or(0);
-        if let Some(image) = life.images.get_mut(image) {
-            image.exec_id = Some(exec_id);
+        if let Some(image) = life.images.get_mut(image)
+            && image.exec_id.is_none_or(|(known, _)| known != exec_id)
+        {
+            image.exec_id = Some((exec_id, time_ns));
         }
         ImageRef { life: id, image: image as u32 }
     }

@@ -15,6 +15,9 @@ impl Recorder {
         while let Some(sample) = self.queue.pop_front_if(|sample| sample.time_ns <= until_ns) {
             let Sample { pid, start_ns, exec_id, time_ns, .. } = sample;
             let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
+            if self.table.life(image.life).is_some_and(|life| life.is_ours(image.image)) {
+                continue;
+            }
             if pid == sample.tid {
                 self.table.seen_comm(image.life, &comm_text(&sample.comm));
             }

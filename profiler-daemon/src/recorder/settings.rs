@@ -16,6 +16,8 @@ pub struct Settings {
     pub event: kernel::Event,
     /// Which processes.
     pub filter: Filter,
+    /// The pid of the process that is to become the command: rprofd itself until then.
+    pub becomes_command: Option<u32>,
     /// Take kernel stacks.
     pub kernel_stacks: bool,
     /// Take user stacks.

@@ -23,9 +23,17 @@ pub struct ImageRef {
 #[derive(Clone, Debug)]
 pub(super) struct Image {
     pub(super) from_ns: u64,
-    /// From the first sample of it.
-    pub(super) exec_id: Option<u32>,
+    /// From a sample of it, and when that was taken.
+    pub(super) exec_id: Option<(u32, u64)>,
+    /// It is rprofd itself, which will become the command.
+    pub(super) is_ours: bool,
     pub(super) mappings: Mappings,
+}
+
+impl Image {
+    pub(super) fn new(from_ns: u64) -> Self {
+        Self { from_ns, exec_id: None, is_ours: false, mappings: Mappings::default() }
+    }
 }
 
 /// A process: a pid from its start to its end.
@@ -60,6 +68,12 @@ impl Life {
     /// The mappings of one of its images.
     pub fn mappings(&self, image: u32) -> Option<&Mappings> {
         self.images.get(image as usize).map(|image| &image.mappings)
+    }
+
+    /// Whether one of its images is rprofd itself, on the way to the command that it was asked to
+    /// start: of no interest to whoever profiles the command.
+    pub fn is_ours(&self, image: u32) -> bool {
+        self.images.get(image as usize).is_some_and(|image| image.is_ours)
     }
 
     /// The mappings of what it runs now.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Change, Table, life::Image, tidy_path};
 use crate::{
     kernel::{Map, SideBand, What},
-    process::{Mapping, Mappings},
+    process::Mapping,
 };
 
 impl Table {
@@ -30,6 +30,11 @@ impl Table {
             What::Lost(_) => {
                 for life in self.lives.values().filter(|life| life.profiled != Some(false)) {
                     self.changes.push(Change::Describe(life.process.pid));
+                }
+                // The command's `exec` may be among them: rather some samples too many than none.
+                self.becomes_command = None;
+                for image in self.lives.values_mut().flat_map(|life| &mut life.images) {
+                    image.is_ours = false;
                 }
             }
         }
@@ -87,11 +92,11 @@ impl Table {
         life.comm_ns = event.time_ns;
         life.edit(|process| process.comm = comm.into());
         if exec {
-            life.images.push(Image {
-                from_ns: event.time_ns,
-                exec_id: None,
-                mappings: Mappings::default(),
-            });
+            // A sample that overtook this record was taken for one of the image before.
+            let overtook = |(_, time_ns): &mut (u32, u64)| *time_ns >= event.time_ns;
+            let exec_id =
+                life.images.last_mut().and_then(|before| before.exec_id.take_if(overtook));
+            life.images.push(Image { exec_id, ..Image::new(event.time_ns) });
             life.edit(|process| {
                 process.exe = "".into();
                 process.cmdline = "".into();
