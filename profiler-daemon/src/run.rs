@@ -189,7 +189,14 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
             }
         }
     }
-    Ok(if options.command.is_empty() { u8::from(failed) } else { status })
+    if options.command.is_empty() {
+        return Ok(u8::from(failed));
+    }
+    if failed {
+        eprintln!("rprofd: exit status {}; the command's own was {status}", command::OURSELVES);
+        return Ok(command::OURSELVES);
+    }
+    Ok(status)
 }
 
 /// The command's exit status, once it has one; without a command, never.

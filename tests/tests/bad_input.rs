@@ -99,6 +99,28 @@ fn full_disk() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{stderr}");
 }
 
+#[test]
+fn full_disk_under_a_command() {
+    if !able() || !machine::has(&["unshare", "mount"]) {
+        return;
+    }
+    let dir = TestDir::new("bad-disk-command");
+    fs::create_dir(dir.join("disk")).expect("create");
+    let fill = "head -c 1M /dev/zero > disk/filler 2>/dev/null; exec \"$@\"";
+    let script = format!(
+        "mount -t tmpfs -o size=64k none disk && exec {} -o disk/profiles -- sh -c '{fill}' sh \"$@\"",
+        rprofd::binary().display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, "sh", Program::build("spin.c").arg()]);
+    let output = command.args(["1", "0.5", "3"]).current_dir(&*dir).output().expect("start");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // Not the command's own: without its profile a run has failed, and that is ours.
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("No space left on device"), "{stderr}");
+    assert!(stderr.contains("the command's own was 3"), "{stderr}");
+}
+
 /// Profiles a program that runs code in `file`, beside one that is whole.
 fn run_mapped(dir: &TestDir, file: &Path) {
     let script = format!(
