@@ -240,6 +240,8 @@ impl Recorder {
         self.fetch()?;
         self.stopping = true;
         self.attribute(u64::MAX)?;
+        let profiled = self.table.lives().filter(|life| life.profiled == Some(true)).count();
+        self.control.tell(News::Stopped(profiled));
         self.close_window()
     }
 

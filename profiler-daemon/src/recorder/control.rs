@@ -29,6 +29,8 @@ pub enum Order {
 pub enum News {
     /// Samples are taken.
     Started,
+    /// Sampling has ended; so many processes were to be profiled, whether they ran or not.
+    Stopped(usize),
     /// The profiles of a window, one per process.
     Window(Window, Vec<Profile>),
 }
