@@ -38,7 +38,8 @@ fn pid_that_does_not_exist() {
     let target = Program::build("shares.c").start(&["60"]);
     let pids = format!("{NO_PID},{}", target.pid());
     let run = Rprofd::new(&dir).args(["--pid", &pids, "-d", "1s"]).run().expect_success();
-    assert!(run.stderr.contains(&format!("there is no process {NO_PID}")), "{}", run.stderr);
+    let warning = format!("warning: there is no process {NO_PID}");
+    assert!(run.stderr.starts_with(&warning), "no time before it: {}", run.stderr);
     assert!(run.profile_of("shares").share("burn_40") > 0.1, "{}", run.stderr);
 }
 
