@@ -131,7 +131,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let mut run = Run {
         orders,
         progress,
-        summary: Summary::new(asked),
+        summary: Summary::new(asked, rights::advice_on_names()),
         sink: Some(sink),
         writing: None,
         stops: 0,

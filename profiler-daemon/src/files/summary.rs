@@ -95,6 +95,8 @@ pub struct Summary {
     asked: Asked,
     /// How many processes were to be profiled, in the end.
     found: usize,
+    /// Why frames may be without names, and what to do about it.
+    advice_on_names: Option<String>,
     duration: Duration,
     period_ns: u64,
     rows: HashMap<Group, (Row, usize)>,
@@ -112,9 +114,10 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary of a run that was to profile this.
-    pub fn new(asked: Asked) -> Self {
-        Self { asked, ..Self::default() }
+    /// The summary of a run that was to profile this. `advice_on_names`: what it lacks to name all
+    /// frames, and what to do about it.
+    pub fn new(asked: Asked, advice_on_names: Option<String>) -> Self {
+        Self { asked, advice_on_names, ..Self::default() }
     }
 
     /// So many processes were to be profiled, whether they ran or not.
@@ -377,6 +380,11 @@ impl Summary {
             .collect();
         if !lost.is_empty() {
             line(text, &format!("Lost: {}.", lost.join(", ")));
+        }
+        let unnamed = self.top.unnamed();
+        if let (1.., Some(advice)) = (unnamed, &self.advice_on_names) {
+            let share = quantity::percent(unnamed, self.top.total());
+            line(text, &format!("Without names: {share} of the time. {advice}"));
         }
     }
 

@@ -204,9 +204,19 @@ fn long_tables_are_cut() {
 }
 
 #[test]
+fn missing_names_are_explained_where_a_right_was_missing() {
+    let mut summary = Summary::new(Asked::Machine, Some("It lacks X.".into()));
+    summary.add(report(&[program(1, "app", 0x40_0000)]));
+    let text = summary.render(Style::default());
+    let expected = "\nWithout names: 20.00% of the time. It lacks X.\n";
+    assert!(text.contains(expected), "{text}");
+    assert!(!render(report(&[program(1, "app", 0x40_0000)])).contains("Without names"));
+}
+
+#[test]
 fn nothing_is_explained() {
     let nothing = |asked, found| {
-        let mut summary = Summary::new(asked);
+        let mut summary = Summary::new(asked, None);
         summary.found(found);
         let written = Report { directory: None, first_look: None, ..report(&[]) };
         summary.add(Report { everything: None, ..written });
