@@ -25,6 +25,9 @@ const USAGE: &str = "rprofd [OPTIONS]                  the whole machine
        rprofd [OPTIONS] --pid PID        processes, and the children they start
        rprofd [OPTIONS] -- COMMAND ARGS  a command, and the children it starts";
 
+/// Commands that are planned: not typing errors, and yet unknown.
+const PLANNED: [&str; 4] = ["serve", "view", "diff", "doctor"];
+
 /// Profile any program, without changing it: writes pprof files, flame graphs and tables.
 ///
 /// Without a process or command the whole machine is profiled until Ctrl-C.
@@ -157,8 +160,33 @@ impl Options {
     pub fn from_command_line() -> Self {
         use clap::{CommandFactory as _, FromArgMatches as _};
         let command = Self::command().mut_args(|argument| argument.hide_env(true));
-        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let matches = command.try_get_matches();
+        matches.and_then(|matches| Self::from_arg_matches(&matches)).unwrap_or_else(|error| {
+            match planned(&error) {
+                Some(text) => {
+                    eprintln!("error: {text}");
+                    std::process::exit(error.exit_code())
+                }
+                None => error.exit(),
+            }
+        })
     }
+}
+
+/// What to say where the argument that is wrong is a command that does not exist yet.
+fn planned(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let (ErrorKind::UnknownArgument, Some(ContextValue::String(name))) =
+        (error.kind(), error.get(ContextKind::InvalidArg))
+    else {
+        return None;
+    };
+    PLANNED.contains(&name.as_str()).then(|| {
+        format!(
+            "`rprofd {name}` is not there yet: this version records and writes files, as \
+             `rprofd --help` has it (a program of that name is profiled with `rprofd -- {name}`)"
+        )
+    })
 }
 
 /// `--kind`
@@ -311,6 +339,16 @@ mod tests {
         let options = Options::try_parse_from(["rprofd", "-d", "1", "--", "make", "-d"]).unwrap();
         assert_eq!(options.command, ["make", "-d"]);
         assert_eq!(options.duration, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn commands_that_are_not_there_yet() {
+        let said = |args: &[&str]| planned(&Options::try_parse_from(args).unwrap_err());
+        for args in [&["rprofd", "serve"][..], &["rprofd", "-d", "1", "doctor", "--pid", "1"]] {
+            assert!(said(args).unwrap().contains("is not there yet"), "{args:?}");
+        }
+        assert_eq!(said(&["rprofd", "server"]), None);
+        assert!(Options::try_parse_from(["rprofd", "--comm", "serve", "--", "view"]).is_ok());
     }
 
     #[test]

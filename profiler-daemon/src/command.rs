@@ -4,17 +4,13 @@
 //! stops itself until sampling has begun, takes on the user's identity, and becomes the command.
 
 use std::{
-    ffi::{CString, OsStr, OsString},
+    ffi::OsString,
     fs::File,
     io,
     os::{
         fd::OwnedFd,
-        unix::{
-            ffi::OsStrExt as _,
-            process::{CommandExt as _, ExitStatusExt as _},
-        },
+        unix::process::{CommandExt as _, ExitStatusExt as _},
     },
-    path::Path,
     process::{Child, Command, ExitCode, ExitStatus},
 };
 
@@ -146,7 +142,6 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let [uid, gid, groups, program, rest @ ..] = arguments.as_slice() else {
         return ExitCode::from(OURSELVES);
     };
-    be_called(program);
     if let Err(error) = wait_for_go() {
         eprintln!("rprofd: cannot wait for the recording to begin: {error}");
         return ExitCode::from(OURSELVES);
@@ -172,16 +167,6 @@ fn wait_for_go() -> io::Result<()> {
     kill_process(getpid(), Signal::STOP)?;
     set_parent_process_death_signal(None)?;
     Ok(())
-}
-
-/// Takes the name that the kernel will give the command, so that what is sampled on the way to it
-/// goes under that.
-fn be_called(program: &OsStr) {
-    let name = Path::new(program).file_name().unwrap_or(program);
-    // It cuts a longer one itself.
-    if let Ok(name) = CString::new(name.as_bytes()) {
-        let _ = rustix::thread::set_name(&name);
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod command;
 pub mod files;
 pub mod kernel;
+pub mod messages;
 pub mod process;
 pub mod profile;
 mod progress;

@@ -3,8 +3,8 @@
 use std::{process::ExitCode, time::Instant};
 
 use profiler_daemon::{
-    cli::{LogFormat, Options},
-    command,
+    cli::Options,
+    command, messages,
     reader::child,
     run::{RunError, run},
 };
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     let options = Options::from_command_line();
-    log_to_stderr(&options);
+    messages::to_stderr(&options);
     let is_command = !options.command.is_empty();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -36,29 +36,4 @@ fn fail(text: &str, status: u8, is_command: bool) -> ExitCode {
     eprintln!("rprofd: {text}");
     // With a command, statuses below 125 are its own.
     ExitCode::from(if is_command { command::OURSELVES } else { status })
-}
-
-/// Messages go to standard error: warnings, with `-v` information, with `-vv` everything of ours.
-fn log_to_stderr(options: &Options) {
-    use std::io::IsTerminal as _;
-    let level = match (options.quiet, options.verbose) {
-        (true, _) => "error",
-        (_, 0) => "warn",
-        (_, 1) => "warn,profiler_daemon=info",
-        _ => "info,profiler_daemon=debug,rprofd_ebpf=debug",
-    };
-    let journald = std::env::var_os("JOURNAL_STREAM").is_some();
-    let colors = std::io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(level)
-        .with_writer(std::io::stderr)
-        .with_target(options.verbose > 1)
-        .with_ansi(colors);
-    match (options.log_format, journald) {
-        (LogFormat::Json, _) => log.json().init(),
-        (LogFormat::Text, true) => log.without_time().init(),
-        (LogFormat::Text, false) => log.init(),
-    }
 }

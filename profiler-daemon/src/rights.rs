@@ -62,7 +62,39 @@ pub fn advice() -> String {
     if missing.is_empty() {
         return format!("try: {command}");
     }
-    format!("rprofd needs root, or these capabilities: {}\ntry: {command}", missing.join(", "))
+    format!(
+        "rprofd needs root, or these capabilities: {}\ntry: {command}\nor, to need no sudo from \
+         then on: {}",
+        missing.join(", "),
+        setcap(&exe)
+    )
+}
+
+/// What a run that could not name everything says of it: which capabilities it lacked for that, and
+/// how it gets them; none if it had them all.
+pub fn advice_on_names() -> Option<String> {
+    let lacking = lacking_for_names(held());
+    let exe = env::current_exe().unwrap_or_default();
+    (!lacking.is_empty()).then(|| {
+        format!(
+            "rprofd lacks {}, and so cannot read every program.\nRun it as root, or once: {}",
+            lacking.join(", "),
+            setcap(&exe)
+        )
+    })
+}
+
+/// All but those that sampling itself needs.
+fn lacking_for_names(held: CapabilitySet) -> Vec<&'static str> {
+    let sampling = CapabilitySet::BPF | CapabilitySet::PERFMON;
+    let lacks = |one: CapabilitySet| !sampling.contains(one) && !held.contains(one);
+    NEEDED.iter().filter(|(one, _)| lacks(*one)).map(|(_, name)| *name).collect()
+}
+
+/// The command that gives the program at `exe` its capabilities.
+fn setcap(exe: &Path) -> String {
+    let names = NEEDED.map(|(_, name)| name.to_ascii_lowercase()).join(",");
+    format!("sudo setcap {names}+ep {}", shell_word(&exe.to_string_lossy()))
 }
 
 /// How sudo finds this program, which was called as `first` and is at `exe`.
@@ -104,6 +136,19 @@ mod tests {
             "target/debug/rprofd"
         );
         assert_eq!(program("rprofd", "/home/a/.cargo/bin/rprofd"), "/home/a/.cargo/bin/rprofd");
+    }
+
+    #[test]
+    fn names_need_more_than_samples_do() {
+        let sampling = CapabilitySet::BPF | CapabilitySet::PERFMON;
+        let most = CapabilitySet::all().difference(CapabilitySet::SYS_PTRACE);
+        assert_eq!(lacking_for_names(sampling).len(), 4);
+        assert_eq!(lacking_for_names(most), ["CAP_SYS_PTRACE"]);
+        assert_eq!(
+            setcap(Path::new("/opt/my tools/rprofd")),
+            "sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search,\
+             cap_checkpoint_restore,cap_syslog+ep '/opt/my tools/rprofd'"
+        );
     }
 
     #[test]

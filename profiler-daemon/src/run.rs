@@ -14,7 +14,10 @@ use tokio::{
 use crate::{
     cli::Options,
     command::{self, Waiting},
-    files::{self, Format, GroupBy, Output, Owner, Sink, Summary, Viewer, summary::Style},
+    files::{
+        self, Format, GroupBy, Output, Owner, Sink, Summary, Viewer,
+        summary::{Asked, Style},
+    },
     kernel::KernelError,
     process::{Filter, Glob},
     profile::{Profile, Window},
@@ -100,6 +103,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let owner = Owner::who_called_sudo();
     let sink = Sink::open(output_settings(&options, start, &owner))?;
     let mut filter = filter(&options, &targets)?;
+    let asked = asked(&options, &filter);
     let waiting = if options.command.is_empty() {
         None
     } else {
@@ -112,6 +116,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         hertz: options.frequency,
         event: options.event.into(),
         filter,
+        becomes_command: waiting.as_ref().map(Waiting::id),
         kernel_stacks: !options.user_only,
         user_stacks: !options.kernel_only,
         window: options.window,
@@ -126,7 +131,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let mut run = Run {
         orders,
         progress,
-        summary: Summary::default(),
+        summary: Summary::new(asked, rights::advice_on_names()),
         sink: Some(sink),
         writing: None,
         stops: 0,
@@ -188,7 +193,14 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
             }
         }
     }
-    Ok(if options.command.is_empty() { u8::from(failed) } else { status })
+    if options.command.is_empty() {
+        return Ok(u8::from(failed));
+    }
+    if failed {
+        eprintln!("rprofd: exit status {}; the command's own was {status}", command::OURSELVES);
+        return Ok(command::OURSELVES);
+    }
+    Ok(status)
 }
 
 /// The command's exit status, once it has one; without a command, never.
@@ -250,6 +262,7 @@ impl Run {
     async fn take(&mut self, told: News) {
         match told {
             News::Started => {}
+            News::Stopped(processes) => self.summary.found(processes),
             News::Window(window, profiles) => self.write(window, profiles).await,
         }
     }
@@ -341,6 +354,19 @@ fn filter(options: &Options, targets: &Targets) -> Result<Filter, RunError> {
         cgroups,
         follow: !options.no_children,
     })
+}
+
+/// What the options ask for, for a run that finds nothing.
+fn asked(options: &Options, filter: &Filter) -> Asked {
+    if !options.command.is_empty() {
+        Asked::Command
+    } else if filter.is_pids() {
+        Asked::Pids
+    } else if filter.is_all() {
+        Asked::Machine
+    } else {
+        Asked::Patterns
+    }
 }
 
 fn output_settings(options: &Options, start: SystemTime, owner: &Owner) -> files::Settings {

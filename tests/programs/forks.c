@@ -1,24 +1,14 @@
 // forks COUNT MILLISECONDS: starts COUNT children, two at a time, each busy for that much CPU time;
 // prints the CPU time of all of them in nanoseconds.
-#include <stdint.h>
+#include "burn.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-static volatile uint64_t sink;
-
-__attribute__((noinline)) void burn_in_child(double seconds) {
-    struct timespec now;
-    do {
-        for (uint64_t i = 0; i < 20000; i++)
-            sink = sink * 3 + i;
-        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    } while (now.tv_sec + now.tv_nsec / 1e9 < seconds);
-    __asm__ volatile("");
-}
+BURN(burn_in_child)
 
 int main(int argc, char **argv) {
     int count = argc > 1 ? atoi(argv[1]) : 100;

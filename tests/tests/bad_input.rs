@@ -38,7 +38,8 @@ fn pid_that_does_not_exist() {
     let target = Program::build("shares.c").start(&["60"]);
     let pids = format!("{NO_PID},{}", target.pid());
     let run = Rprofd::new(&dir).args(["--pid", &pids, "-d", "1s"]).run().expect_success();
-    assert!(run.stderr.contains(&format!("there is no process {NO_PID}")), "{}", run.stderr);
+    let warning = format!("warning: there is no process {NO_PID}");
+    assert!(run.stderr.starts_with(&warning), "no time before it: {}", run.stderr);
     assert!(run.profile_of("shares").share("burn_40") > 0.1, "{}", run.stderr);
 }
 
@@ -97,6 +98,28 @@ fn full_disk() {
     assert!(stderr.contains("No space left on device"), "{stderr}");
     // No half of a file is left, under whatever name.
     assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{stderr}");
+}
+
+#[test]
+fn full_disk_under_a_command() {
+    if !able() || !machine::has(&["unshare", "mount"]) {
+        return;
+    }
+    let dir = TestDir::new("bad-disk-command");
+    fs::create_dir(dir.join("disk")).expect("create");
+    let fill = "head -c 1M /dev/zero > disk/filler 2>/dev/null; exec \"$@\"";
+    let script = format!(
+        "mount -t tmpfs -o size=64k none disk && exec {} -o disk/profiles -- sh -c '{fill}' sh \"$@\"",
+        rprofd::binary().display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, "sh", Program::build("spin.c").arg()]);
+    let output = command.args(["1", "0.5", "3"]).current_dir(&*dir).output().expect("start");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // Not the command's own: without its profile a run has failed, and that is ours.
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("No space left on device"), "{stderr}");
+    assert!(stderr.contains("the command's own was 3"), "{stderr}");
 }
 
 /// Profiles a program that runs code in `file`, beside one that is whole.

@@ -33,6 +33,14 @@ fn wrong_options_exit_2() {
 }
 
 #[test]
+fn commands_to_come_say_so() {
+    let dir = TestDir::new("cli-planned");
+    let run = Rprofd::new(&dir).args(["serve", "--listen", "127.0.0.1:1"]).run().expect_code(2);
+    assert!(run.stderr.starts_with("error: `rprofd serve` is not there yet"), "{}", run.stderr);
+    assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+}
+
+#[test]
 fn exit_status_is_the_commands_own() {
     if !able() {
         return;
@@ -99,10 +107,35 @@ fn forms_of_output() {
     let run = write("-", &[]);
     fs::write(dir.join("stdout.pb.gz"), &run.stdout).expect("write");
     assert!(Profile::read(&dir.join("stdout.pb.gz")).share("burn_40") > 0.2);
-    let table = write("-", &["--format", "text"]).stdout_text();
-    assert!(table.contains("burn_40"), "{table}");
+    let run = write("-", &["--format", "text"]);
+    assert!(run.stdout_text().contains("burn_40"), "{}", run.stdout_text());
+    assert!(!run.stderr.contains("burn_40"), "said twice: {}", run.stderr);
     let quiet = write("quiet.svg", &["-q"]);
     assert_eq!(quiet.stderr, "");
+}
+
+#[test]
+fn without_samples_no_file_and_the_reason() {
+    if !machine::can_profile() {
+        return;
+    }
+    let dir = TestDir::new("cli-nothing");
+    let mut sleep = std::process::Command::new("sleep");
+    let idle = rprofd_tests::programs::Running::start(sleep.arg("60"));
+    let pid = idle.pid().to_string();
+    for (args, reason) in [
+        (["--pid", &pid], "it waited, or has ended"),
+        (["--comm", "no-such-comm"], "no process fitted the patterns"),
+    ] {
+        let rprofd = Rprofd::bare(rprofd::binary(), &dir).args(args);
+        let run = rprofd.args(["-d", "300ms"]).run().expect_success();
+        assert!(run.stderr.contains("no file") && run.stderr.contains(reason), "{}", run.stderr);
+        assert!(!run.stderr.contains("Files are in"), "{}", run.stderr);
+        assert!(run.file_names().is_empty(), "{:?}", run.file_names());
+    }
+    let rprofd = Rprofd::bare(rprofd::binary(), &dir).args(["-o", "-", "--pid", &pid]);
+    let run = rprofd.args(["-d", "300ms"]).run().expect_success();
+    assert!(!run.stdout.is_empty(), "a reader of standard output gets a profile of nothing");
 }
 
 #[test]

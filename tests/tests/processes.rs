@@ -85,6 +85,30 @@ fn exec_in_mid_window_mixes_nothing() {
 }
 
 #[test]
+fn the_way_to_the_command_is_not_in_its_profile() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("processes-command");
+    let program = Program::build("spin.c");
+    // Often enough that each start of a command is hit on its way.
+    for _ in 0..3 {
+        let rprofd = Rprofd::new(&dir).args(["-F", "10000", "--", program.arg(), "1", "0.1"]);
+        let run = rprofd.run().expect_success();
+        let all = run.all();
+        assert!(all.share("spin_leaf") > 0.3, "{:#?}", all.stacks());
+        let own = rprofd_tests::rprofd::binary().to_str().expect("UTF-8");
+        assert!(all.mappings.iter().all(|mapping| mapping.file != own), "{:?}", all.mappings);
+        // What an `exec` does with the memory of the program before.
+        let leaves = all.total_where("samples", |sample| {
+            all.has_function(sample, "begin_new_exec") && all.has_function(sample, "exit_mmap")
+        });
+        assert_eq!(leaves, 0, "{:#?}", all.stacks());
+        fs::remove_dir_all(&run.output).expect("remove the profiles");
+    }
+}
+
+#[test]
 fn deleted_binary_is_named() {
     if !able() {
         return;

@@ -5,10 +5,14 @@ use std::{
     ops::Deref,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
-use rprofd_tests::{Rprofd, TestDir, machine, programs::copy_executable, rprofd};
+use rprofd_tests::{
+    Program, Rprofd, TestDir, machine,
+    programs::{Running, copy_executable},
+    rprofd,
+};
 
 /// A user without rights, whom every system has: `nobody`.
 const NOBODY: u32 = 65534;
@@ -61,14 +65,41 @@ fn without_privileges_exit_3_and_the_command_to_type() {
     let command = format!("sudo {} -d 1s --comm 'a b*'\n", dir.rprofd().display());
     assert!(stderr.contains(&command), "{stderr}");
     assert!(stderr.contains("CAP_BPF") && stderr.contains("CAP_PERFMON"), "{stderr}");
+    let once = format!("cap_syslog+ep {}\n", dir.rprofd().display());
+    assert!(stderr.contains("sudo setcap cap_bpf,") && stderr.contains(&once), "{stderr}");
     // Below 125 statuses are the command's own.
     let output = as_nobody(&dir, &["--", "true"]);
     assert_eq!(output.status.code(), Some(125), "{}", text(&output.stderr));
 }
 
+#[test]
+fn a_missing_capability_is_said_beside_what_it_costs() {
+    if !machine::can_profile() || !machine::has(&["setpriv", "gcc"]) {
+        return;
+    }
+    let dir = OpenDir::new("few-capabilities");
+    chown(&*dir, Some(NOBODY), Some(NOBODY)).expect("chown");
+    let target = Program::build("spin.c").command(&["1", "30"]).stdout(Stdio::null()).spawn();
+    let target = Running { child: target.expect("start") };
+    let pid = target.pid().to_string();
+    let few = "-all,+bpf,+perfmon,+dac_read_search,+checkpoint_restore,+syslog";
+    let output = as_nobody_with(few, &dir, &["-d", "1s", "--pid", &pid]);
+    let stderr = text(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let (_, closing) = stderr.split_once("PROCESS").expect("a table");
+    assert!(closing.contains("of the time. rprofd lacks CAP_SYS_PTRACE, "), "{stderr}");
+    assert!(closing.contains("sudo setcap "), "{stderr}");
+}
+
 fn as_nobody(dir: &OpenDir, args: &[&str]) -> Output {
+    as_nobody_with("-all", dir, args)
+}
+
+fn as_nobody_with(capabilities: &str, dir: &OpenDir, args: &[&str]) -> Output {
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]);
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.arg(format!("--inh-caps={capabilities}"));
+    command.arg(format!("--ambient-caps={capabilities}")).arg("--");
     command.arg(dir.rprofd()).args(args).current_dir(&**dir);
     command.output().expect("start setpriv")
 }

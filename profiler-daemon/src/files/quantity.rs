@@ -24,7 +24,8 @@ pub(crate) fn seconds(nanoseconds: i64) -> String {
     format!("{:.2} s", nanoseconds as f64 / 1e9)
 }
 
-/// `part` of `whole`: `12.34%`, or `100%`, or `0%`.
+/// `part` of `whole`: `12.34%`; `100%` and `0%` of all and nothing alone, so that it has six
+/// columns at most.
 pub(crate) fn percent(part: i64, whole: i64) -> String {
     if part == 0 || whole == 0 {
         return "0%".to_owned();
@@ -32,7 +33,7 @@ pub(crate) fn percent(part: i64, whole: i64) -> String {
     if part == whole {
         return "100%".to_owned();
     }
-    format!("{:.2}%", 100.0 * part as f64 / whole as f64)
+    format!("{:.2}%", (100.0 * part as f64 / whole as f64).min(99.99))
 }
 
 #[cfg(test)]
@@ -53,6 +54,7 @@ mod tests {
     fn percentages() {
         assert_eq!(percent(1, 3), "33.33%");
         assert_eq!(percent(3, 3), "100%");
+        assert_eq!(percent(99_999, 100_000), "99.99%", "columns are as wide as this");
         assert_eq!(percent(0, 0), "0%");
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{Error, name::Group};
-use crate::profile::{Outcomes, Process, Window, top::Top};
+use super::{Error, Format, name::Group};
+use crate::profile::{Kind, Outcomes, Process, Window, top::Top};
 
 /// What was written of a window, and what of it a user wants to know at once.
 #[derive(Debug)]
@@ -20,8 +20,17 @@ pub struct Report {
     pub everything: Option<PathBuf>,
     /// What to look at first.
     pub first_look: Option<FirstLook>,
+    /// The format of what went to standard output; none where files are written.
+    pub on_stdout: Option<Format>,
     /// Files that could not be written.
     pub failures: Vec<Error>,
+}
+
+impl Report {
+    /// Whether there was no sample in the window.
+    pub fn is_empty(&self) -> bool {
+        self.rows.iter().all(|row| row.totals[Kind::COUNT] == 0)
+    }
 }
 
 /// What was measured of a process, or a group of them.

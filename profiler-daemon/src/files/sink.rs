@@ -90,7 +90,7 @@ impl Sink {
         Ok(Self { settings, place, names: Names::default(), has_written: false })
     }
 
-    /// Writes the profiles of a window. A file that can't be written does not keep others from
+    /// Writes the profiles of a window; no file for one without samples. A file that can't be written does not keep others from
     /// being written: the report has the reason.
     pub fn write(&mut self, window: &Window, profiles: &[Profile]) -> Report {
         let mut report = Report {
@@ -100,6 +100,7 @@ impl Sink {
             directory: None,
             everything: None,
             first_look: None,
+            on_stdout: matches!(self.place, Place::Stdout).then_some(self.settings.format),
             failures: Vec::new(),
         };
         for profile in profiles {
@@ -107,6 +108,10 @@ impl Sink {
         }
         let groups = self.groups(profiles);
         report.rows = groups.iter().map(row).collect();
+        // Whoever reads standard output waits for a profile; a file of nothing is in the way.
+        if report.is_empty() && report.on_stdout.is_none() {
+            return report;
+        }
         let stamp = self.settings.has_windows.then(|| stamp(window));
         let owner = self.settings.owner.clone();
         let written = owner.run(|| match &self.place {

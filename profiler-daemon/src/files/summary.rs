@@ -1,5 +1,7 @@
 //! What a run says at its end: the hottest functions, a table, and what to type next.
 
+mod nothing;
+
 use std::{
     collections::{BTreeMap, HashMap},
     env,
@@ -12,8 +14,9 @@ use std::{
 
 use unicode_width::UnicodeWidthStr as _;
 
+pub use self::nothing::Asked;
 use super::{
-    FirstLook, Report, Row,
+    FirstLook, Format, Report, Row,
     name::Group,
     printable::{cut_middle, escape, left, right},
     quantity,
@@ -78,22 +81,46 @@ impl Style {
 /// The windows of a run, added up.
 #[derive(Debug, Default)]
 pub struct Summary {
+    asked: Asked,
+    /// How many processes were to be profiled, in the end.
+    found: usize,
+    /// Why frames may be without names, and what to do about it.
+    advice_on_names: Option<String>,
     duration: Duration,
+    period_ns: u64,
     rows: HashMap<Group, (Row, usize)>,
     top: Top,
     directory: Option<PathBuf>,
     everything: Option<PathBuf>,
+    /// Files of everything.
+    everythings: usize,
     first_look: Option<FirstLook>,
+    on_stdout: Option<Format>,
     failures: Vec<String>,
     losses: BTreeMap<&'static str, u64>,
     windows: usize,
+    empty_windows: usize,
 }
 
 impl Summary {
+    /// The summary of a run that was to profile this. `advice_on_names`: what it lacks to name all
+    /// frames, and what to do about it.
+    pub fn new(asked: Asked, advice_on_names: Option<String>) -> Self {
+        Self { asked, advice_on_names, ..Self::default() }
+    }
+
+    /// So many processes were to be profiled, whether they ran or not.
+    pub fn found(&mut self, processes: usize) {
+        self.found = processes;
+    }
+
     /// Adds a window of a run; all of one kind.
     pub fn add(&mut self, report: Report) {
-        let Report { window, rows, top, directory, everything, first_look, failures } = report;
+        self.empty_windows += usize::from(report.is_empty());
+        let Report { window, rows, top, directory, everything, first_look, on_stdout, failures } =
+            report;
         self.duration += window.duration;
+        self.period_ns = window.period;
         for (what, count) in window.losses {
             *self.losses.entry(what).or_default() += count;
         }
@@ -117,6 +144,8 @@ impl Summary {
             }
         }
         self.directory = directory.or(self.directory.take());
+        self.everythings += usize::from(everything.is_some());
+        self.on_stdout = on_stdout;
         self.everything = everything.or(self.everything.take());
         self.first_look = first_look.or(self.first_look.take());
         self.failures.extend(failures.iter().map(ToString::to_string));
@@ -134,8 +163,11 @@ impl Summary {
         if samples == 0 {
             text.push_str(&self.nothing());
         } else {
-            self.write_functions(&mut text, style);
-            text.push('\n');
+            // Standard output has them already.
+            if self.on_stdout != Some(Format::Text) {
+                self.write_functions(&mut text, style);
+                text.push('\n');
+            }
             self.write_table(&mut text, style);
         }
         self.write_losses(&mut text);
@@ -159,15 +191,6 @@ impl Summary {
     /// How many samples there are.
     pub fn samples(&self) -> i64 {
         self.rows.values().fold(0, |sum, (row, _)| sum.saturating_add(row.totals[Kind::COUNT]))
-    }
-
-    fn nothing(&self) -> String {
-        let seconds = self.duration.as_secs_f64();
-        format!(
-            "No samples: nothing that is profiled ran on a CPU in these {seconds:.1} s.\n\
-             A process that waits takes no CPU time. For one that runs briefly, raise the rate \
-             (-F 999);\nfor a pattern (--comm, --exe), see that `ps -e` shows what fits it.\n"
-        )
     }
 
     fn write_functions(&self, text: &mut String, style: Style) {
@@ -213,14 +236,26 @@ impl Summary {
             vec![["PROCESS", "PID", "SAMPLES", "CPU TIME", "COMPLETE", "FILE"].map(str::to_owned)];
         table.extend(rows.iter().take(ROWS).map(|(row, files)| cells(row, *files)));
         let file = self.everything.as_deref().and_then(Path::file_name);
-        table.push([
-            "all".to_owned(),
-            String::new(),
-            totals[Kind::COUNT].to_string(),
-            quantity::seconds(totals[Kind::DEFAULT]),
-            complete(&all),
-            file.map_or_else(String::new, |it| escape(&it.to_string_lossy()).into_owned()),
-        ]);
+        let everything =
+            file.map_or_else(String::new, |it| file_cell(&it.to_string_lossy(), self.everythings));
+        // One row is everything: a second would repeat it.
+        let is_one = rows.len() == 1;
+        if is_one {
+            if let [.., only] = table.as_mut_slice()
+                && only[5].is_empty()
+            {
+                only[5] = everything;
+            }
+        } else {
+            table.push([
+                "all".to_owned(),
+                String::new(),
+                totals[Kind::COUNT].to_string(),
+                quantity::seconds(totals[Kind::DEFAULT]),
+                complete(&all),
+                everything,
+            ]);
+        }
         write_columns(text, style, &table);
 
         let hidden = rows.len().saturating_sub(ROWS);
@@ -229,7 +264,7 @@ impl Summary {
         }
         let (alone, samples) = rows
             .iter()
-            .filter(|(row, _)| row.file.is_none())
+            .filter(|(row, _)| row.file.is_none() && !is_one)
             .fold((0_usize, 0_i64), |(n, sum), (row, _)| {
                 (n + 1, sum.saturating_add(row.totals[Kind::COUNT]))
             });
@@ -249,8 +284,25 @@ impl Summary {
             line(text, "~ walked along frame pointers: callers that keep none are missing.");
         }
         if self.windows > 1 {
-            line(text, &format!("{} windows; the files of the last are named.", self.windows));
+            line(text, &self.windows_text());
         }
+    }
+
+    /// How many windows there were, and which of their files the table names.
+    fn windows_text(&self) -> String {
+        let Self { windows, empty_windows, .. } = *self;
+        let empty = match empty_windows {
+            0 => String::new(),
+            1 => " (1 without samples has no file)".to_owned(),
+            _ => format!(" ({empty_windows} without samples have no files)"),
+        };
+        if self.everythings == 0 {
+            return format!("{windows} windows{empty}.");
+        }
+        format!(
+            "{windows} windows{empty}. FILE is the newest one; “+N earlier”: as many from the \
+             windows before."
+        )
     }
 
     /// What is missing from the figures above, if anything is.
@@ -264,6 +316,11 @@ impl Summary {
             .collect();
         if !lost.is_empty() {
             line(text, &format!("Lost: {}.", lost.join(", ")));
+        }
+        let unnamed = self.top.unnamed();
+        if let (1.., Some(advice)) = (unnamed, &self.advice_on_names) {
+            let share = quantity::percent(unnamed, self.top.total());
+            line(text, &format!("Without names: {share} of the time. {advice}"));
         }
     }
 
@@ -308,17 +365,22 @@ fn cells(row: &Row, files: usize) -> [String; 6] {
     let pid = match &row.group {
         Group::Process(pid, _) => pid.to_string(),
         Group::Name(_) if row.processes == 1 => row.process.pid.to_string(),
-        Group::Name(_) => format!("{} of them", row.processes),
+        Group::Name(_) => format!("{} processes", row.processes),
     };
-    let more = if files > 1 { format!(" (+{})", files - 1) } else { String::new() };
     [
         escape(name).into_owned(),
         pid,
         row.totals[Kind::COUNT].to_string(),
         quantity::seconds(row.totals[Kind::DEFAULT]),
         complete(&row.outcomes),
-        row.file.as_ref().map_or_else(String::new, |file| format!("{file}{more}")),
+        row.file.as_ref().map_or_else(String::new, |file| file_cell(file, files)),
     ]
+}
+
+/// The newest file of a row, and how many it has from the windows before.
+fn file_cell(file: &str, files: usize) -> String {
+    let file = escape(file);
+    if files > 1 { format!("{file} +{} earlier", files - 1) } else { file.into_owned() }
 }
 
 /// How many user stacks are whole, with a `~` where some are by guess; `-` without user stacks.
@@ -328,14 +390,13 @@ fn complete(outcomes: &Outcomes) -> String {
         return "-".to_owned();
     }
     let whole = outcomes.complete.saturating_add(outcomes.guessed);
-    // 100% is said of all of them alone.
-    let percent = if whole == stacks {
-        100.0
-    } else {
-        (1000.0 * whole as f64 / stacks as f64).floor() / 10.0
-    };
     let mark = if outcomes.guessed > 0 { "~" } else { "" };
-    format!("{mark}{percent}%")
+    // 100% is said of all of them alone.
+    if whole == stacks || whole == 0 {
+        return format!("{mark}{}%", if whole == 0 { 0 } else { 100 });
+    }
+    let percent = (1000.0 * whole as f64 / stacks as f64).floor() / 10.0;
+    format!("{mark}{percent:.1}%")
 }
 
 /// Rows with their columns aligned; the first column and the last, which hold names, share what

@@ -169,12 +169,20 @@ fn without_go_there_is_a_flame_graph_to_look_at() {
 }
 
 #[test]
-fn no_processes_make_an_empty_file_of_everything() {
+fn no_samples_make_no_file() {
     let scratch = tempfile::tempdir().unwrap();
-    let output = Output::Directory(scratch.path().to_owned());
-    let report = Sink::open(settings(output)).unwrap().write(&window(), &[]);
-    assert_eq!(names(scratch.path()), ["all.cpu.pb.gz"]);
-    assert!(report.failures.is_empty());
+    let base = scratch.path().join("profiles");
+    for profiles in [&[][..], &[empty(1, "a")]] {
+        for output in [
+            Output::Dated { base: base.clone(), start: window().start },
+            Output::Directory(scratch.path().join("directory")),
+            Output::File(scratch.path().join("x.svg")),
+        ] {
+            let report = Sink::open(settings(output)).unwrap().write(&window(), profiles);
+            assert!(report.failures.is_empty() && report.directory.is_none());
+            assert!(names(scratch.path()).is_empty());
+        }
+    }
 }
 
 #[test]
@@ -197,7 +205,7 @@ fn what_latest_is_not_ours_stays() {
     let scratch = tempfile::tempdir().unwrap();
     fs::write(scratch.path().join("latest"), "mine").unwrap();
     let output = Output::Dated { base: scratch.path().to_owned(), start: window().start };
-    let report = Sink::open(settings(output)).unwrap().write(&window(), &[empty(1, "a")]);
+    let report = Sink::open(settings(output)).unwrap().write(&window(), &[busy(1, "a", 1)]);
     assert_eq!(fs::read_to_string(scratch.path().join("latest")).unwrap(), "mine");
     assert_eq!(report.directory, Some(scratch.path().join("20261123T160000Z")));
 }

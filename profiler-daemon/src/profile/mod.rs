@@ -217,6 +217,12 @@ pub struct Outcomes {
 impl Outcomes {
     /// Each count and the word for it, as in the comment `outcome.truncated=3`.
     pub fn by_name(&self) -> [(&'static str, u64); 8] {
+        let mut counts = *self;
+        counts.by_name_mut().map(|(name, count)| (name, *count))
+    }
+
+    /// The one list of them: what adds up and what names them goes through it.
+    fn by_name_mut(&mut self) -> [(&'static str, &mut u64); 8] {
         let Self {
             complete,
             guessed,
@@ -226,7 +232,7 @@ impl Outcomes {
             unsupported_rule,
             unreadable,
             none,
-        } = *self;
+        } = self;
         [
             ("complete", complete),
             ("guessed", guessed),
@@ -249,24 +255,8 @@ impl Outcomes {
 
 impl AddAssign for Outcomes {
     fn add_assign(&mut self, other: Self) {
-        let Self {
-            complete,
-            guessed,
-            truncated,
-            no_mapping,
-            no_rule,
-            unsupported_rule,
-            unreadable,
-            none,
-        } = other;
-        let add = |sum: &mut u64, count| *sum = sum.saturating_add(count);
-        add(&mut self.complete, complete);
-        add(&mut self.guessed, guessed);
-        add(&mut self.truncated, truncated);
-        add(&mut self.no_mapping, no_mapping);
-        add(&mut self.no_rule, no_rule);
-        add(&mut self.unsupported_rule, unsupported_rule);
-        add(&mut self.unreadable, unreadable);
-        add(&mut self.none, none);
+        for ((_, sum), (_, count)) in self.by_name_mut().into_iter().zip(other.by_name()) {
+            *sum = sum.saturating_add(count);
+        }
     }
 }

@@ -76,6 +76,12 @@ impl Top {
         self.total
     }
 
+    /// The part of it whose leaf has no name: [`unnamed`](super::frame::unnamed).
+    pub fn unnamed(&self) -> i64 {
+        let unnamed = self.entries.iter().filter(|entry| entry.name.starts_with('['));
+        unnamed.fold(0, |sum, entry| sum.saturating_add(entry.flat))
+    }
+
     /// The first `count` functions: by flat, then cumulative, then name. Functions that no sample
     /// met are left out.
     pub fn hottest(&self, count: usize) -> Vec<&Entry> {
@@ -141,6 +147,7 @@ mod tests {
             ]
         );
         assert_eq!(top.total(), 100_000_000);
+        assert_eq!(top.unnamed(), 20_000_000);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc as news;
 
-use super::{Profile, RecordError, Window};
+use super::RecordError;
+use crate::profile::{Profile, Window};
 
 /// What a recording is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum Order {
 pub enum News {
     /// Samples are taken.
     Started,
+    /// Sampling has ended; so many processes were to be profiled, whether they ran or not.
+    Stopped(usize),
     /// The profiles of a window, one per process.
     Window(Window, Vec<Profile>),
 }

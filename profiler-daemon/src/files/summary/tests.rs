@@ -32,6 +32,7 @@ fn report(profiles: &[Profile]) -> Report {
         directory: Some("profiles/latest".into()),
         everything: Some("profiles/latest/all.cpu.pb.gz".into()),
         first_look: Some(FirstLook::Pprof("profiles/latest/p.1.cpu.pb.gz".into())),
+        on_stdout: None,
         failures: Vec::new(),
     }
 }
@@ -45,17 +46,21 @@ fn render(report: Report) -> String {
 #[test]
 fn functions_then_the_table_then_what_to_type() {
     assert_eq!(
-        render(report(&[program(1, "app", 0x40_0000)])),
+        render(report(&[program(1, "app", 0x40_0000), program(2, "sh", 0x40_0000)])),
         "   flat     cum  Hottest functions
- 50.00%    100%  step  app
  30.00%  30.00%  read  [kernel.kallsyms]
+ 25.00%  50.00%  step  app
+ 25.00%  50.00%  step  sh
  20.00%  20.00%  [libc.so.6+0x1010]
-     0%    100%  main  app
-     0%    100%  work  app
+     0%  50.00%  main  app
+     0%  50.00%  main  sh
+     0%  50.00%  work  app
+     0%  50.00%  work  sh
 
 PROCESS  PID  SAMPLES  CPU TIME  COMPLETE  FILE
-app        1       10    0.10 s       90%  p.1.cpu.pb.gz
-all                10    0.10 s       90%  all.cpu.pb.gz
+app        1       10    0.10 s     90.0%  p.1.cpu.pb.gz
+sh         2       10    0.10 s     90.0%  p.2.cpu.pb.gz
+all                20    0.20 s     90.0%  all.cpu.pb.gz
 
 Files are in profiles/latest
 Next: go tool pprof -http=: profiles/latest/p.1.cpu.pb.gz
@@ -64,12 +69,56 @@ Next: go tool pprof -http=: profiles/latest/p.1.cpu.pb.gz
 }
 
 #[test]
+fn one_process_is_everything() {
+    let table = |report| {
+        let text = render(report);
+        let table = text.split("\n\n").nth(1).unwrap().to_owned();
+        assert!(!text.contains("no file of their own"), "{text}");
+        table
+    };
+    let own = report(&[program(1, "app", 0x40_0000)]);
+    assert_eq!(
+        table(own),
+        "PROCESS  PID  SAMPLES  CPU TIME  COMPLETE  FILE
+app        1       10    0.10 s     90.0%  p.1.cpu.pb.gz"
+    );
+    // As with `-o out.svg`, or `--group-by none`.
+    let mut in_all = report(&[program(1, "app", 0x40_0000)]);
+    in_all.rows[0].file = None;
+    assert_eq!(
+        table(in_all),
+        "PROCESS  PID  SAMPLES  CPU TIME  COMPLETE  FILE
+app        1       10    0.10 s     90.0%  all.cpu.pb.gz"
+    );
+}
+
+#[test]
+fn functions_that_standard_output_has_are_not_said_again() {
+    let to_stdout = |format| {
+        let mut report = report(&[program(1, "app", 0x40_0000)]);
+        report.on_stdout = Some(format);
+        render(report)
+    };
+    assert!(to_stdout(Format::Text).starts_with("PROCESS "), "{}", to_stdout(Format::Text));
+    assert!(to_stdout(Format::Pprof).contains("Hottest functions"));
+}
+
+#[test]
+fn processes_of_one_name_are_counted() {
+    let mut report = report(&[program(1, "app", 0x40_0000)]);
+    report.rows[0].group = Group::Name("app".to_owned());
+    report.rows[0].processes = 10;
+    let text = render(report);
+    assert!(text.contains("\napp      10 processes       10 "), "{text}");
+}
+
+#[test]
 fn guesses_are_marked_and_explained() {
     let mut profile = program(1, "app", 0x40_0000);
     profile.outcomes =
         Outcomes { complete: 5, guessed: 4, truncated: 1, none: 9, ..Outcomes::default() };
     let text = render(report(&[profile]));
-    assert!(text.contains(" ~90%  p.1"), "{text}");
+    assert!(text.contains(" ~90.0%  p.1"), "{text}");
     assert_eq!(text.matches("callers that keep none are missing").count(), 1, "{text}");
 }
 
@@ -78,6 +127,9 @@ fn whole_is_said_of_all_stacks_alone() {
     let outcomes = Outcomes { complete: 99_999, truncated: 1, ..Outcomes::default() };
     assert_eq!(complete(&outcomes), "99.9%");
     assert_eq!(complete(&Outcomes { complete: 3, ..Outcomes::default() }), "100%");
+    assert_eq!(complete(&Outcomes { truncated: 3, ..Outcomes::default() }), "0%");
+    let outcomes = Outcomes { complete: 1, truncated: 3, ..Outcomes::default() };
+    assert_eq!(complete(&outcomes), "25.0%", "points stand below each other");
     assert_eq!(complete(&Outcomes { none: 3, ..Outcomes::default() }), "-");
 }
 
@@ -125,9 +177,10 @@ fn windows_add_up() {
     summary.add(report(&[program(1, "app", 0x40_0000), program(2, "sh", 0x40_0000)]));
     let text = summary.render(Style::default());
     assert!(
-        text.contains("app        1       20    0.20 s       90%  p.1.cpu.pb.gz (+1)"),
+        text.contains("app        1       20    0.20 s     90.0%  p.1.cpu.pb.gz +1 earlier\n"),
         "{text}"
     );
+    assert!(text.contains("2 windows. FILE is the newest one"), "{text}");
     assert!(text.contains("all                30 "), "{text}");
 }
 
@@ -151,10 +204,42 @@ fn long_tables_are_cut() {
 }
 
 #[test]
+fn missing_names_are_explained_where_a_right_was_missing() {
+    let mut summary = Summary::new(Asked::Machine, Some("It lacks X.".into()));
+    summary.add(report(&[program(1, "app", 0x40_0000)]));
+    let text = summary.render(Style::default());
+    let expected = "\nWithout names: 20.00% of the time. It lacks X.\n";
+    assert!(text.contains(expected), "{text}");
+    assert!(!render(report(&[program(1, "app", 0x40_0000)])).contains("Without names"));
+}
+
+#[test]
 fn nothing_is_explained() {
-    let text = render(report(&[]));
-    assert!(text.contains("No samples") && text.contains("-F 999"), "{text}");
-    assert!(!text.contains("go tool pprof"), "{text}");
+    let nothing = |asked, found| {
+        let mut summary = Summary::new(asked, None);
+        summary.found(found);
+        let written = Report { directory: None, first_look: None, ..report(&[]) };
+        summary.add(Report { everything: None, ..written });
+        let text = summary.render(Style::default());
+        assert!(text.starts_with("No samples, and so no file: "), "{text}");
+        assert!(!text.contains("Files are in") && !text.contains("go tool pprof"), "{text}");
+        text
+    };
+    for (asked, found, expected) in [
+        (Asked::Machine, 300, "nothing ran on a CPU in these 10.0 s"),
+        (Asked::Pids, 1, "the process never ran"),
+        (Asked::Pids, 2, "none of the processes asked for ran"),
+        (Asked::Patterns, 1, "the one process that fits never ran"),
+        (Asked::Patterns, 3, "none of the 3 processes that fit ran"),
+        (Asked::Command, 1, "the command hardly ran"),
+    ] {
+        let text = nothing(asked, found);
+        assert!(text.contains(expected) && text.contains("-F 999"), "{text}");
+    }
+    // More samples find no process that is not there.
+    let text = nothing(Asked::Patterns, 0);
+    assert!(text.contains("no process fitted") && text.contains("`ps "), "{text}");
+    assert!(!text.contains("-F 999"), "{text}");
 }
 
 #[test]

@@ -1,4 +1,8 @@
 use super::*;
+use crate::{
+    kernel::{Map, SideBand, What},
+    reader::protocol::ProcessInfo,
+};
 
 fn event(time_ns: u64, pid: u32, what: What) -> SideBand {
     SideBand { time_ns, pid, tid: pid, what }
@@ -44,6 +48,43 @@ fn an_exec_in_between_mixes_nothing() {
     assert_eq!(path_at(&table, after, 0x1000, 220), "/bin/new");
     assert_eq!(table.image_of(7, 50, 1, 120), before, "a late sample");
     assert_eq!(&*table.life(after.life).unwrap().process.comm, "new");
+}
+
+#[test]
+fn an_exec_whose_record_a_sample_overtook() {
+    let mut table = all();
+    table.side_band(&event(100, 7, exec("old")));
+    table.image_of(7, 50, 1, 120);
+    let early = table.image_of(7, 50, 2, 220);
+    table.side_band(&event(200, 7, exec("new")));
+    table.side_band(&event(300, 7, map(0x1000, "/bin/new")));
+    let after = table.image_of(7, 50, 2, 320);
+    assert_ne!(early.image, after.image);
+    assert_eq!(path_at(&table, after, 0x1000, 320), "/bin/new");
+}
+
+#[test]
+fn what_becomes_the_command_is_ours_until_then() {
+    let ours =
+        |table: &Table, image: ImageRef| table.life(image.life).unwrap().is_ours(image.image);
+    let mut table = all();
+    table.becomes_command(7);
+    let other = table.image_of(8, 50, 1, 110);
+    let before = table.image_of(7, 50, 1, 110);
+    table.side_band(&event(200, 7, exec("command")));
+    let command = table.image_of(7, 50, 2, 210);
+    assert!(!ours(&table, other) && ours(&table, before) && !ours(&table, command));
+    table.side_band(&event(220, 7, What::Exit));
+    table.side_band(&event(300, 7, What::Fork { parent_pid: 1 }));
+    let reused = table.image_of(7, 299, 1, 310);
+    assert!(reused.life != before.life && !ours(&table, reused));
+
+    // Where its `exec` may have gone unheard, nothing is.
+    let mut table = all();
+    table.becomes_command(7);
+    let before = table.image_of(7, 50, 1, 110);
+    table.side_band(&event(200, 7, What::Lost(1)));
+    assert!(!ours(&table, before));
 }
 
 #[test]

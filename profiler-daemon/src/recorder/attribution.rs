@@ -1,0 +1,81 @@
+//! What becomes of a sample: whose it is, whether it is asked for, and which names it needs.
+
+use profiler_ebpf::{record::Sample, targets::Target};
+
+use super::{RecordError, Recorder};
+use crate::{
+    process::LifeId,
+    profile::aggregate::{Code, comm_text},
+};
+
+impl Recorder {
+    /// Attributes the samples of up to `until_ns`.
+    pub(super) fn attribute(&mut self, until_ns: u64) -> Result<(), RecordError> {
+        let decided = self.settings.filter.is_all();
+        while let Some(sample) = self.queue.pop_front_if(|sample| sample.time_ns <= until_ns) {
+            let Sample { pid, start_ns, exec_id, time_ns, .. } = sample;
+            let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
+            if self.table.life(image.life).is_some_and(|life| life.is_ours(image.image)) {
+                continue;
+            }
+            if pid == sample.tid {
+                self.table.seen_comm(image.life, &comm_text(&sample.comm));
+            }
+            if !decided && !self.is_profiled(image.life, start_ns, exec_id)? {
+                continue;
+            }
+            let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
+            let covered = self.aggregate.add(&sample, image, mappings, &mut self.raw);
+            if !covered {
+                self.table.uncovered(image.life, time_ns);
+            }
+        }
+        self.want_names();
+        Ok(())
+    }
+
+    /// Asks for the names of what was seen for the first time.
+    fn want_names(&mut self) {
+        let Self { aggregate, symbolizer, table, .. } = self;
+        let from = aggregate.take_new_places();
+        for place in &aggregate.places[from..] {
+            match place.code {
+                Code::Kernel => symbolizer.want_kernel(place.avma),
+                Code::File(id) => {
+                    if let Some(mapping) = aggregate.mappings.get(&id) {
+                        symbolizer.want_file(id, mapping.file_offset_of(place.avma));
+                    }
+                }
+                Code::Generated(life, _) => {
+                    if let Some(life) = table.life(life) {
+                        symbolizer.want_perf_map(life, place.avma);
+                    }
+                }
+                Code::Unmapped(_) | Code::Lost => {}
+            }
+        }
+    }
+
+    /// Whether a sampled process is asked for; the kernel side is told, so that it asks no more.
+    fn is_profiled(
+        &mut self,
+        id: LifeId,
+        start_ns: u64,
+        exec_id: u32,
+    ) -> Result<bool, RecordError> {
+        let Some(life) = self.table.life_mut(id) else { return Ok(false) };
+        let Some(profiled) = life.profiled else { return Ok(false) };
+        if life.told != Some(exec_id) {
+            life.told = Some(exec_id);
+            let pids = self.settings.filter.is_pids();
+            let target = Target {
+                start_ns,
+                exec_id,
+                profiled: u16::from(profiled),
+                inherited: u16::from(profiled && (life.inherited || pids)),
+            };
+            self.sampler.set_target(life.process.pid, target)?;
+        }
+        Ok(profiled)
+    }
+}

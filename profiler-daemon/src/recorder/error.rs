@@ -1,0 +1,28 @@
+//! Why a recording fails.
+
+use crate::{kernel::KernelError, reader::client::ReaderError};
+
+/// Why recording could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The kernel's side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The reader could not be started.
+    #[error(transparent)]
+    Reader(#[from] ReaderError),
+    /// A system call of our own failed.
+    #[error("{call}: {io_error}")]
+    SystemCall {
+        /// The system call.
+        call: &'static str,
+        /// What it returned.
+        io_error: std::io::Error,
+    },
+}
+
+impl RecordError {
+    pub(super) fn of(call: &'static str) -> impl FnOnce(rustix::io::Errno) -> Self {
+        move |errno| Self::SystemCall { call, io_error: errno.into() }
+    }
+}

@@ -1,0 +1,37 @@
+//! What a recording is asked for.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use crate::{kernel, process::Filter};
+
+/// What is to be recorded.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Samples per second and CPU, in Hz.
+    pub hertz: u64,
+    /// What makes a CPU take a sample.
+    pub event: kernel::Event,
+    /// Which processes.
+    pub filter: Filter,
+    /// The pid of the process that is to become the command: rprofd itself until then.
+    pub becomes_command: Option<u32>,
+    /// Take kernel stacks.
+    pub kernel_stacks: bool,
+    /// Take user stacks.
+    pub user_stacks: bool,
+    /// A new profile each such time; `None`: one for all.
+    pub window: Option<Duration>,
+    /// Names from symbol tables alone.
+    pub no_inlines: bool,
+    /// Where separate debug files are.
+    pub debug_dirs: Vec<PathBuf>,
+    /// The BPF programs report what they do.
+    pub log: bool,
+    /// When the program was started.
+    pub started: Instant,
+    /// Comments of each profile.
+    pub comments: Vec<String>,
+}
