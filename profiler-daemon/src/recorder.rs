@@ -7,6 +7,7 @@ mod clock;
 pub mod control;
 mod error;
 mod latency;
+mod mappings;
 mod settings;
 mod windows;
 
@@ -27,10 +28,12 @@ use crate::{
     process::Table,
     profile::aggregate::{Aggregate, RawStacks},
     symbolize::Symbolizer,
+    unwind::Tables,
 };
 pub use control::{Control, News, Order};
 pub use error::RecordError;
 use latency::Latencies;
+use mappings::Waiting;
 pub use settings::Settings;
 use windows::Closing;
 
@@ -49,6 +52,8 @@ pub struct Recorder {
     sampler: Sampler,
     table: Table,
     symbolizer: Symbolizer,
+    tables: Tables,
+    waiting: Waiting,
     control: Control,
     epoll: std::os::fd::OwnedFd,
     /// How many readers' descriptors were put into `epoll`.
@@ -91,6 +96,7 @@ impl Recorder {
             follow: filter.follow,
             kernel_stacks: settings.kernel_stacks,
             user_stacks: settings.user_stacks,
+            unwind_memory_bytes: settings.unwind_memory_bytes,
             log: settings.log,
         })?;
         let symbolizer = Symbolizer::start(settings.debug_dirs.clone(), settings.no_inlines)?;
@@ -109,6 +115,8 @@ impl Recorder {
             sampler,
             table,
             symbolizer,
+            tables: Tables::default(),
+            waiting: Waiting::default(),
             control,
             epoll,
             readers: 0,
@@ -267,6 +275,7 @@ impl Recorder {
             self.table.describe(&info);
         }
         self.apply_changes();
+        self.take_file_news()?;
         self.watch_reader()
     }
 

@@ -140,15 +140,15 @@ pub struct Aggregate {
 }
 
 impl Aggregate {
-    /// Adds a sample of `image`, whose mappings are `mappings`. Returns whether every address of
-    /// its user stack was in a mapping.
+    /// Adds a sample of `image`, whose mappings are `mappings`. Returns the index of its stack, and
+    /// whether every address of its user stack was in a mapping.
     pub fn add(
         &mut self,
         sample: &record::Sample,
         image: ImageRef,
         mappings: Option<&Mappings>,
         raw: &mut RawStacks,
-    ) -> bool {
+    ) -> (u32, bool) {
         let generation = mappings.map_or(0, |mappings| mappings.generation(sample.time_ns));
         let resolved =
             Resolved { image, generation, user: sample.user_stack, kernel: sample.kernel_stack };
@@ -175,7 +175,17 @@ impl Aggregate {
             Some(Outcome::Unreadable) => &mut outcomes.unreadable,
             Some(Outcome::None) | None => &mut outcomes.none,
         } += 1;
-        covered
+        (stack, covered)
+    }
+
+    /// The mappings that a stack is in.
+    pub fn mappings_of(&self, stack: u32) -> impl Iterator<Item = MappingId> {
+        self.stacks[stack as usize].iter().filter_map(|&place| {
+            match self.places[place as usize].code {
+                Code::File(id) => Some(id),
+                _ => None,
+            }
+        })
     }
 
     /// The stack of a sample, and whether all of it was there.
@@ -333,7 +343,8 @@ mod tests {
         let mut aggregate = Aggregate::default();
         let mappings = mappings(0x1000, 1);
         for time_ns in 10..20 {
-            assert!(aggregate.add(&sample(1, time_ns), IMAGE, Some(&mappings), &mut raw));
+            let (_, covered) = aggregate.add(&sample(1, time_ns), IMAGE, Some(&mappings), &mut raw);
+            assert!(covered);
         }
         assert_eq!(aggregate.counts.len(), 1);
         assert_eq!(aggregate.samples(), 10);

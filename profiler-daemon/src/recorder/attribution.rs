@@ -1,5 +1,7 @@
 //! What becomes of a sample: whose it is, whether it is asked for, and which names it needs.
 
+use std::collections::HashSet;
+
 use profiler_ebpf::{record::Sample, targets::Target};
 
 use super::{RecordError, Recorder};
@@ -12,6 +14,7 @@ impl Recorder {
     /// Attributes the samples of up to `until_ns`.
     pub(super) fn attribute(&mut self, until_ns: u64) -> Result<(), RecordError> {
         let decided = self.settings.filter.is_all();
+        let mut stacks = HashSet::new();
         while let Some(sample) = self.queue.pop_front_if(|sample| sample.time_ns <= until_ns) {
             let Sample { pid, start_ns, exec_id, time_ns, .. } = sample;
             let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
@@ -25,12 +28,14 @@ impl Recorder {
                 continue;
             }
             let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
-            let covered = self.aggregate.add(&sample, image, mappings, &mut self.raw);
+            let (stack, covered) = self.aggregate.add(&sample, image, mappings, &mut self.raw);
+            stacks.insert(stack);
             if !covered {
                 self.table.uncovered(image.life, time_ns);
             }
         }
         self.want_names();
+        self.touch(&stacks);
         Ok(())
     }
 

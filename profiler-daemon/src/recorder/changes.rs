@@ -2,10 +2,8 @@
 
 use std::collections::HashSet;
 
-use profiler_ebpf::mappings::Range;
-
 use super::Recorder;
-use crate::process::{Change, LifeId};
+use crate::process::Change;
 
 impl Recorder {
     /// Does what the table's changes ask for; the kernel side hears of mappings first.
@@ -31,15 +29,5 @@ impl Recorder {
                 Change::Mappings(_) => {}
             }
         }
-    }
-
-    fn publish(&mut self, id: LifeId) {
-        let Some(life) = self.table.life(id) else { return };
-        let mut ranges: Vec<_> =
-            life.current().map(|m| Range { start: m.start, end: m.end }).collect();
-        ranges.sort_unstable_by_key(|range| range.start);
-        let pid = life.process.pid;
-        self.sampler.publish(pid, life.start_ns(), ranges.into_iter());
-        self.latencies.published(pid);
     }
 }

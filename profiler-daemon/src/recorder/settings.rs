@@ -22,6 +22,8 @@ pub struct Settings {
     pub kernel_stacks: bool,
     /// Take user stacks.
     pub user_stacks: bool,
+    /// What unwind tables may take in the kernel.
+    pub unwind_memory_bytes: u64,
     /// A new profile each such time; `None`: one for all.
     pub window: Option<Duration>,
     /// Names from symbol tables alone.

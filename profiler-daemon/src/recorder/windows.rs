@@ -118,5 +118,6 @@ impl Recorder {
         }
         let lives = self.table.lives().map(|life| life.id).collect();
         self.symbolizer.retain(&mappings, &lives);
+        self.forget_tables();
     }
 }

@@ -1,0 +1,88 @@
+//! Making unwind tables.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::files::FileTable;
+use super::lane::Answer;
+use super::protocol::{FileKey, UnwindTable, reply, request};
+use super::sys::FileBytes;
+use super::unwind::{self, UnwindError};
+
+/// Why there is no table.
+#[derive(Debug, thiserror::Error)]
+enum UnwinderError {
+    /// The file was not opened, or too many others have been since.
+    #[error("the file to unwind is not open any more")]
+    NotOpen,
+    /// Something else was written into it.
+    #[error("{0} was changed since it was mapped")]
+    Changed(String),
+    /// It could not be mapped.
+    #[error("{path}: mmap: {io_error}")]
+    Map {
+        /// Its path as a process saw it.
+        path: String,
+        /// What the call returned.
+        io_error: std::io::Error,
+    },
+    /// It holds no table.
+    #[error("{path} has no unwind table: {error}")]
+    Unwind {
+        /// Its path as a process saw it.
+        path: String,
+        /// Why.
+        error: UnwindError,
+    },
+}
+
+/// Answers the tables lane.
+pub(super) struct Unwinder {
+    table: Arc<FileTable>,
+}
+
+impl Unwinder {
+    /// Makes tables of files of `table`.
+    pub(super) const fn new(table: Arc<FileTable>) -> Self {
+        Self { table }
+    }
+
+    fn build(&self, key: &FileKey) -> Result<UnwindTable, UnwinderError> {
+        let file = self.table.get(key).ok_or(UnwinderError::NotOpen)?;
+        let path = || file.path.clone();
+        // Reading a mapping of a file cut short would end this process.
+        let size_bytes = file.file.metadata().map_or(0, |metadata| metadata.len());
+        if size_bytes != key.size_bytes {
+            return Err(UnwinderError::Changed(path()));
+        }
+        let bytes = FileBytes::map(&file.file, size_bytes)
+            .map_err(|io_error| UnwinderError::Map { path: path(), io_error })?;
+        let unwind::UnwindTable { table, blocks, .. } = unwind::build(&bytes)
+            .map_err(|error| UnwinderError::Unwind { path: path(), error })?;
+        Ok(UnwindTable {
+            base: table.base,
+            pages: table.pages,
+            shift: table.shift,
+            rules: table.rules,
+            blocks,
+        })
+    }
+}
+
+impl Answer for Unwinder {
+    fn answer(&mut self, request: request::Kind) -> reply::Kind {
+        let request::Kind::Unwind(request) = request else {
+            return reply::Kind::Error("this is asked on another lane".to_owned());
+        };
+        match self.build(&request.key) {
+            Ok(table) => reply::Kind::Table(table),
+            Err(error) => reply::Kind::Error(error.to_string()),
+        }
+    }
+
+    fn rest_after(&self) -> Option<Duration> {
+        None
+    }
+
+    fn rest(&mut self) {}
+}
