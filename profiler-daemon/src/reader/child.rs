@@ -78,7 +78,7 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<(), ChildError> {
     sys::ignore_termination_signals();
-    sys::unmap_large_blocks_when_freed();
+    sys::limit_kept_memory();
     let debug_dirs = debug_dirs(std::env::args_os().skip(2))?;
     let lane = |fd| {
         let owned = sys::inherited(fd).map_err(failed("lane"))?;

@@ -105,7 +105,7 @@ impl Namer {
             names.warn(&format!("{} was changed since it was mapped", file.path));
             return Ok(names.finish());
         }
-        if file.weight_bytes() > KEPT_BYTES {
+        if is_heavy(&file) {
             self.forget_files(0);
         }
         let mut loaded = self.take(&file);
@@ -137,8 +137,10 @@ impl Namer {
             })
             .count();
         let drop = self.loaded.len() - keep;
-        if drop > 0 {
-            self.loaded.drain(..drop);
+        let heavy = self.loaded[..drop].iter().any(|loaded| is_heavy(&loaded.file));
+        self.loaded.drain(..drop);
+        // What a light file leaves free, the next one takes.
+        if heavy {
             sys::trim_heap();
         }
     }
@@ -341,6 +343,11 @@ fn set(names: &mut NameTable, index: usize, symbol: &Sym<'_>) {
         index,
         lines.map(|(function, file, line)| Line { function, file, line: *line, module: "" }),
     );
+}
+
+/// Whether a file takes so much that no other is kept beside it.
+fn is_heavy(file: &OpenFile) -> bool {
+    file.weight_bytes() > KEPT_BYTES
 }
 
 fn symbolizer(debug_dirs: &[std::path::PathBuf]) -> Symbolizer {

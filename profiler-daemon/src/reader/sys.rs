@@ -30,13 +30,25 @@ pub(super) fn trim_heap() {
     }
 }
 
-/// Makes the allocator map each large block by itself, so that it goes back to the system once
-/// freed. Left alone, glibc raises the threshold up to 32 MiB with each such block.
-pub(super) fn unmap_large_blocks_when_freed() {
+/// Blocks of this size, in bytes, and above go back to the system once freed: a section of debug
+/// information that was compressed, the tables of a large unit. What a small binary takes stays
+/// below, so that naming one after the other does not fault the same memory in again and again.
+#[cfg(target_env = "gnu")]
+const UNMAPPED_BLOCK_BYTES: libc::c_int = 2 << 20;
+
+/// Free memory in bytes that each thread's heap keeps for the next file, until [`trim_heap`].
+#[cfg(target_env = "gnu")]
+const KEPT_FREE_BYTES: libc::c_int = 4 << 20;
+
+/// Sets what the allocator gives back to the system by itself. Left alone, glibc raises both
+/// limits, up to 32 and 64 MiB, with each large block that is freed. To be called before threads
+/// start.
+pub(super) fn limit_kept_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt changes an allocator parameter; it is called before threads start.
+    // SAFETY: mallopt changes allocator parameters; it is called before threads start.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, UNMAPPED_BLOCK_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_FREE_BYTES);
     }
 }
 
