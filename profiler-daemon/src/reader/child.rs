@@ -15,6 +15,7 @@ use rustix::process::{
     setrlimit,
 };
 
+use super::file_pages::FilePages;
 use super::files::{FileTable, MAX_OPEN_FILES};
 use super::lane::{Answer, serve};
 use super::names::Namer;
@@ -32,13 +33,16 @@ pub const DEBUG_DIR: &str = "--debug-dir=";
 /// Descriptor of the files lane.
 pub const FILES_FD: RawFd = 3;
 
-/// Descriptor of the names lane.
-pub const NAMES_FD: RawFd = 4;
+/// Names lanes: two name a burst of files in half the time, where there are two CPUs.
+pub const NAMES_LANES: usize = 2;
 
-/// Niceness of the names lane, whose work may take seconds.
+/// Descriptors of the names lanes.
+pub const NAMES_FDS: [RawFd; NAMES_LANES] = [4, 5];
+
+/// Niceness of the names lanes, whose work may take seconds.
 const NAMES_NICENESS: i32 = 5;
 
-/// Stack of the names lane, in bytes: demangling and inlined functions recurse.
+/// Stack of each names lane, in bytes: demangling and inlined functions recurse.
 const NAMES_STACK_BYTES: usize = 16 << 20;
 
 /// Descriptors that may be open: each file with its debug file, both once more while they are
@@ -62,7 +66,7 @@ enum ChildError {
     Lane(#[from] WireError),
 }
 
-/// Runs the reader on the lanes at descriptors [`FILES_FD`] and [`NAMES_FD`], until either ends.
+/// Runs the reader on the lanes at descriptors [`FILES_FD`] and [`NAMES_FDS`], until one ends.
 /// To be called first thing in `main`, while there is one thread.
 pub fn main() -> ExitCode {
     // Started as /proc/self/exe it would be called `exe`.
@@ -84,7 +88,8 @@ fn run() -> Result<(), ChildError> {
         let owned = sys::inherited(fd).map_err(failed("lane"))?;
         Ok::<_, ChildError>(UnixStream::from(owned))
     };
-    let (files, names) = (lane(FILES_FD)?, lane(NAMES_FD)?);
+    let files = lane(FILES_FD)?;
+    let names = NAMES_FDS.into_iter().map(lane).collect::<Result<Vec<_>, _>>()?;
     raise_descriptor_limit();
     let table = Arc::new(FileTable::new(debug_dirs));
 
@@ -99,30 +104,35 @@ fn run() -> Result<(), ChildError> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|errno| failed("prctl(PR_SET_PDEATHSIG)")(errno.into()))?;
 
-    // The filter allows no new thread, so the names lane's waits behind the first barrier for it
-    // to be installed; passing that barrier shows that the thread is past its own start.
-    let started = Arc::new(Barrier::new(2));
-    let (release, released) = channel();
-    std::thread::Builder::new()
-        .name("names".to_owned())
-        .stack_size(NAMES_STACK_BYTES)
-        .spawn({
-            let (started, table) = (Arc::clone(&started), Arc::clone(&table));
-            move || names_lane(names, &table, &started, &released)
-        })
-        .map_err(failed("clone"))?;
+    // The filter allows no new thread, so those of the names lanes wait behind the barrier for it
+    // to be installed; passing the barrier shows that a thread is past its own start.
+    let started = Arc::new(Barrier::new(1 + NAMES_LANES));
+    let pages = Arc::new(FilePages::default());
+    let mut releases = Vec::new();
+    for stream in names {
+        let (release, released) = channel();
+        releases.push(release);
+        let started = Arc::clone(&started);
+        let namer = (Arc::clone(&table), Arc::clone(&pages));
+        std::thread::Builder::new()
+            .name("names".to_owned())
+            .stack_size(NAMES_STACK_BYTES)
+            .spawn(move || names_lane(stream, namer, &started, &released))
+            .map_err(failed("clone"))?;
+    }
     started.wait();
-    sandbox::install_filter(&[FILES_FD, NAMES_FD])?;
-    drop(release);
+    let writable: Vec<RawFd> = std::iter::once(FILES_FD).chain(NAMES_FDS).collect();
+    sandbox::install_filter(&writable)?;
+    drop(releases);
 
     serve(files, &mut Files { table })?;
     Ok(())
 }
 
-/// The names lane's thread. Its end is the process's.
+/// A names lane's thread. Its end is the process's.
 fn names_lane(
     stream: UnixStream,
-    table: &Arc<FileTable>,
+    (table, pages): (Arc<FileTable>, Arc<FilePages>),
     started: &Barrier,
     released: &Receiver<()>,
 ) {
@@ -131,7 +141,7 @@ fn names_lane(
     started.wait();
     // Nothing is ever sent: the sender's end is the signal.
     let _ = released.recv();
-    let status = match serve(stream, &mut Namer::new(Arc::clone(table))) {
+    let status = match serve(stream, &mut Namer::new(table, pages)) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("rprofd: reader: {error}");
@@ -187,7 +197,7 @@ impl Answer for Files {
             }
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
-            | request::Kind::NamePerfMap(_) => Err("this is asked on the names lane".to_owned()),
+            | request::Kind::NamePerfMap(_) => Err("this is asked on a names lane".to_owned()),
         };
         result.unwrap_or_else(reply::Kind::Error)
     }

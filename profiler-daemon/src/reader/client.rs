@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::child::{ARGUMENT, DEBUG_DIR};
+use super::child::{ARGUMENT, DEBUG_DIR, NAMES_LANES};
 use super::sys;
 
 /// The program that is running, even if its file was replaced or deleted.
@@ -39,8 +39,8 @@ pub struct Reader {
     pub child: Child,
     /// The lane for `Processes`, `Process` and `Open`.
     pub files: UnixStream,
-    /// The lane for naming.
-    pub names: UnixStream,
+    /// The lanes for naming.
+    pub names: [UnixStream; NAMES_LANES],
 }
 
 impl Reader {
@@ -64,8 +64,14 @@ impl Reader {
     /// [`ReaderError`].
     pub fn spawn_program(program: &Path, debug_dirs: &[PathBuf]) -> Result<Self, ReaderError> {
         let (files, files_of_child) = pair()?;
-        let (names, names_of_child) = pair()?;
-        let sources = [high_duplicate(&files_of_child)?, high_duplicate(&names_of_child)?];
+        let (first, first_of_child) = pair()?;
+        let (second, second_of_child) = pair()?;
+        let of_child = [files_of_child, first_of_child, second_of_child];
+        let sources = [
+            high_duplicate(&of_child[0])?,
+            high_duplicate(&of_child[1])?,
+            high_duplicate(&of_child[2])?,
+        ];
 
         let mut command = Command::new(program);
         command
@@ -80,11 +86,11 @@ impl Reader {
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        // The two pairs above hold the lowest free numbers, so 3 and 4 are in use.
-        sys::pass_descriptors(&mut command, [sources[0].as_raw_fd(), sources[1].as_raw_fd()]);
+        // The pairs above hold the lowest free numbers, so those that the child gets are in use.
+        sys::pass_descriptors(&mut command, sources.each_ref().map(AsRawFd::as_raw_fd));
         let child = command.spawn().map_err(|io_error| ReaderError::Start { io_error })?;
-        drop((files_of_child, names_of_child));
-        Ok(Self { child, files, names })
+        drop(of_child);
+        Ok(Self { child, files, names: [first, second] })
     }
 }
 

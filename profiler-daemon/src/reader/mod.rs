@@ -7,6 +7,7 @@ pub mod child;
 pub mod client;
 mod debug_file;
 mod elf;
+mod file_pages;
 mod files;
 mod kallsyms;
 mod lane;

@@ -6,8 +6,11 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+/// Connections between the core and a reader.
+pub(super) const LANES: usize = 1 + super::child::NAMES_LANES;
+
 /// First descriptor that a child started with [`pass_descriptors`] does not inherit.
-const FIRST_CLOSED_FD: libc::c_uint = 5;
+const FIRST_CLOSED_FD: libc::c_uint = 3 + LANES as libc::c_uint;
 
 /// Descriptors below this one are never a source for [`pass_descriptors`].
 pub(super) const FIRST_SOURCE_FD: RawFd = 10;
@@ -52,6 +55,23 @@ pub(super) fn limit_kept_memory() {
     }
 }
 
+/// Drops pages of files from this process's share of memory; they come back from the page cache
+/// when they are looked at again.
+///
+/// # Safety
+///
+/// Each of `ranges` must be a mapping, shared and only readable, of a file, and stay mapped
+/// meanwhile: of other memory this would lose the contents.
+pub(super) unsafe fn drop_file_pages(ranges: &[std::ops::Range<usize>]) {
+    for range in ranges {
+        // SAFETY: the caller's promise. MADV_DONTNEED on a shared mapping of a file clears
+        // page-table entries alone (madvise(2)). A failure leaves the pages where they are.
+        unsafe {
+            libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED);
+        }
+    }
+}
+
 /// Takes over a descriptor that this process inherited.
 ///
 /// # Errors
@@ -67,10 +87,10 @@ pub(super) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes the child of `command` have `sources` as its descriptors 3 and 4, and no others but the
-/// standard three. `sources` must be [`FIRST_SOURCE_FD`] or above and outlive the spawn, and
-/// 3 and 4 must be in use in this process, or the standard library's own pipe may sit there.
-pub(super) fn pass_descriptors(command: &mut Command, sources: [RawFd; 2]) {
+/// Makes the child of `command` have `sources` as its descriptors 3 and up, and no others but
+/// the standard three. `sources` must be [`FIRST_SOURCE_FD`] or above and outlive the spawn, and
+/// as many from 3 up must be in use in this process, or the standard library's own pipe may sit there.
+pub(super) fn pass_descriptors(command: &mut Command, sources: [RawFd; LANES]) {
     let place = move || {
         for (source, target) in sources.into_iter().zip(3..) {
             // SAFETY: dup2 is async-signal-safe, and replaces descriptors of the child alone.
