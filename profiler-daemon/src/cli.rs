@@ -128,6 +128,17 @@ pub struct Options {
     )]
     pub debug_dir: Vec<PathBuf>,
 
+    /// What unwind tables may take in the kernel; the least recently used are dropped
+    #[arg(
+        help_heading = "Sampling",
+        long,
+        value_name = "SIZE",
+        env = "RPROFD_UNWIND_MEMORY",
+        default_value = "256MiB",
+        value_parser = bytes
+    )]
+    pub unwind_memory: u64,
+
     /// Under sudo, run COMMAND as root instead of as the user who called
     #[arg(long, env = "RPROFD_AS_ROOT")]
     pub as_root: bool,
@@ -302,6 +313,23 @@ fn duration(text: &str) -> Result<Duration, String> {
             Ok(Duration::from_millis(milliseconds))
         }
         _ => Err("give a time of at most a year".into()),
+    }
+}
+
+/// Parses `256MiB`, `1GiB`, `64M`, `1G`.
+fn bytes(text: &str) -> Result<u64, String> {
+    const WRONG: &str = "give a size such as 256MiB or 1GiB";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| WRONG.to_string())?;
+    let shift = match unit {
+        "MiB" | "M" => 20,
+        "GiB" | "G" => 30,
+        _ => return Err(WRONG.into()),
+    };
+    match number.checked_shl(shift) {
+        Some(bytes) if bytes >> shift == number && number > 0 => Ok(bytes),
+        _ => Err(WRONG.into()),
     }
 }
 

@@ -119,6 +119,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         becomes_command: waiting.as_ref().map(Waiting::id),
         kernel_stacks: !options.user_only,
         user_stacks: !options.kernel_only,
+        unwind_memory_bytes: options.unwind_memory,
         window: options.window,
         no_inlines: options.no_inlines,
         debug_dirs: options.debug_dir.clone(),

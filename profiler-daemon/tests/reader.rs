@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use profiler_daemon::reader::protocol::{
-    FileInfo, NameFile, NameKernel, NamePerfMap, Names, Open, Process, Processes, reply, request,
+    FileInfo, HEAVY_BYTES, NameFile, NameKernel, NamePerfMap, Names, Open, Process, Processes,
+    reply, request,
 };
 use support::{Mapped, Session, compile, mapping_of, objcopy, programs, run};
 
@@ -419,8 +420,8 @@ fn a_file_that_only_its_owner_may_read_is_named() {
 }
 
 #[test]
-fn the_reader_ends_with_either_lane_and_not_by_an_interrupt() {
-    for lane in 0..2 {
+fn the_reader_ends_with_any_lane_and_not_by_an_interrupt() {
+    for lane in 0..3 {
         let mut session = Session::start(&[]);
         session.processes(request::Kind::Processes(Processes {})).unwrap();
         let pid = rustix::process::Pid::from_child(&session.reader.child);
@@ -428,14 +429,15 @@ fn the_reader_ends_with_either_lane_and_not_by_an_interrupt() {
             rustix::process::kill_process(pid, signal).unwrap();
         }
         session.processes(request::Kind::Processes(Processes {})).unwrap();
-        let lane = if lane == 0 { &session.reader.files } else { &session.reader.names };
+        let reader = &session.reader;
+        let lane = if lane == 0 { &reader.files } else { &reader.names[lane - 1] };
         lane.shutdown(std::net::Shutdown::Both).unwrap();
         assert!(session.reader.child.wait().unwrap().success());
     }
 }
 
 #[test]
-fn both_threads_are_in_the_sandbox() {
+fn all_threads_are_in_the_sandbox() {
     let mut session = Session::start(&[]);
     session.processes(request::Kind::Processes(Processes {})).unwrap();
     let tasks = PathBuf::from(format!("/proc/{}/task", session.reader.child.id()));
@@ -453,8 +455,51 @@ fn both_threads_are_in_the_sandbox() {
         nicenesses.push(after_comm.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap());
     }
     nicenesses.sort_unstable();
-    let [files, names] = nicenesses[..] else { panic!("{nicenesses:?}") };
-    assert_eq!(names, (files + 5).min(19));
+    let [files, names, others] = nicenesses[..] else { panic!("{nicenesses:?}") };
+    assert_eq!((names, others), ((files + 5).min(19), names));
+}
+
+#[test]
+fn a_heavy_file_is_named_as_a_light_one_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let light = c_program(directory.path());
+    let padding = directory.path().join("padding");
+    fs::write(&padding, vec![0; HEAVY_BYTES as usize]).unwrap();
+    let heavy = directory.path().join("heavy");
+    objcopy(&["--add-section", &format!(".padding={}", padding.display())], &light, &heavy);
+    // More than are looked up at once, the same more than once, and in no order.
+    let start = offset_of(&light, &open_at(&light).1, "outer_function");
+    let offsets: Vec<u64> = (0..200).map(|n| start - 60 + n * 77 % 120).collect();
+    let [light, heavy] = [&light, &heavy].map(|path| {
+        let (mut session, info) = open_at(path);
+        (info.weight_bytes, name(&mut session, &info, offsets.clone()))
+    });
+    assert!(light.0 <= HEAVY_BYTES && heavy.0 > HEAVY_BYTES);
+    assert!((0..offsets.len()).any(|index| shown(&light.1, index).contains("outer_function")));
+    assert_eq!(light.1, heavy.1);
+}
+
+/// A reader that has a program's file open.
+fn open_at(program: &Path) -> (Session, FileInfo) {
+    let mapped = Mapped::start(program);
+    let mut session = Session::start(&[]);
+    let info = open(&mut session, &mapped);
+    (session, info)
+}
+
+#[test]
+fn each_names_lane_names_the_same_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = c_program(directory.path());
+    let mapped = Mapped::start(&program);
+    let mut session = Session::start(&[]);
+    let info = open(&mut session, &mapped);
+    let file_offsets = vec![offset_of(&program, &info, "outer_function")];
+    let request = NameFile { key: info.key, file_offsets, no_inlines: false };
+    for lane in [0, 1, 0] {
+        let names = session.names_on(lane, request::Kind::NameFile(request.clone())).unwrap();
+        assert!(shown(&names, 0).contains("outer_function:9"), "{}", shown(&names, 0));
+    }
 }
 
 #[test]

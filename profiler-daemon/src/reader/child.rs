@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -15,11 +15,13 @@ use rustix::process::{
     setrlimit,
 };
 
+use super::file_pages::FilePages;
 use super::files::{FileTable, MAX_OPEN_FILES};
 use super::lane::{Answer, serve};
 use super::names::Namer;
 use super::protocol::{ProcessList, reply, request};
 use super::sandbox::{self, SandboxError};
+use super::unwinder::Unwinder;
 use super::wire::WireError;
 use super::{processes, sys};
 
@@ -32,14 +34,23 @@ pub const DEBUG_DIR: &str = "--debug-dir=";
 /// Descriptor of the files lane.
 pub const FILES_FD: RawFd = 3;
 
-/// Descriptor of the names lane.
-pub const NAMES_FD: RawFd = 4;
+/// Names lanes: two name a burst of files in half the time, where there are two CPUs.
+pub const NAMES_LANES: usize = 2;
 
-/// Niceness of the names lane, whose work may take seconds.
-const NAMES_NICENESS: i32 = 5;
+/// Descriptors of the names lanes.
+pub const NAMES_FDS: [RawFd; NAMES_LANES] = [4, 5];
 
-/// Stack of the names lane, in bytes: demangling and inlined functions recurse.
-const NAMES_STACK_BYTES: usize = 16 << 20;
+/// Descriptor of the tables lane.
+pub const TABLES_FD: RawFd = 6;
+
+/// All lanes.
+pub const LANES: usize = 1 + NAMES_LANES + 1;
+
+/// Niceness of the names and tables lanes, whose work may take seconds.
+const LANE_NICENESS: i32 = 5;
+
+/// Stack of each of these lanes, in bytes: demangling and inlined functions recurse.
+const LANE_STACK_BYTES: usize = 16 << 20;
 
 /// Descriptors that may be open: each file with its debug file, both once more while they are
 /// being named, and some.
@@ -62,7 +73,8 @@ enum ChildError {
     Lane(#[from] WireError),
 }
 
-/// Runs the reader on the lanes at descriptors [`FILES_FD`] and [`NAMES_FD`], until either ends.
+/// Runs the reader on the lanes at descriptors [`FILES_FD`], [`NAMES_FDS`] and [`TABLES_FD`], until
+/// one ends.
 /// To be called first thing in `main`, while there is one thread.
 pub fn main() -> ExitCode {
     // Started as /proc/self/exe it would be called `exe`.
@@ -78,13 +90,15 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<(), ChildError> {
     sys::ignore_termination_signals();
-    sys::unmap_large_blocks_when_freed();
+    sys::limit_kept_memory();
     let debug_dirs = debug_dirs(std::env::args_os().skip(2))?;
     let lane = |fd| {
         let owned = sys::inherited(fd).map_err(failed("lane"))?;
         Ok::<_, ChildError>(UnixStream::from(owned))
     };
-    let (files, names) = (lane(FILES_FD)?, lane(NAMES_FD)?);
+    let files = lane(FILES_FD)?;
+    let names = NAMES_FDS.into_iter().map(lane).collect::<Result<Vec<_>, _>>()?;
+    let tables = lane(TABLES_FD)?;
     raise_descriptor_limit();
     let table = Arc::new(FileTable::new(debug_dirs));
 
@@ -99,46 +113,57 @@ fn run() -> Result<(), ChildError> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|errno| failed("prctl(PR_SET_PDEATHSIG)")(errno.into()))?;
 
-    // The filter allows no new thread, so the names lane's waits behind the first barrier for it
-    // to be installed; passing that barrier shows that the thread is past its own start.
-    let started = Arc::new(Barrier::new(2));
-    let (release, released) = channel();
-    std::thread::Builder::new()
-        .name("names".to_owned())
-        .stack_size(NAMES_STACK_BYTES)
-        .spawn({
-            let (started, table) = (Arc::clone(&started), Arc::clone(&table));
-            move || names_lane(names, &table, &started, &released)
-        })
-        .map_err(failed("clone"))?;
+    // The filter allows no new thread, so those of the other lanes wait behind the barrier for it
+    // to be installed; passing the barrier shows that a thread is past its own start.
+    let started = Arc::new(Barrier::new(1 + NAMES_LANES + 1));
+    let pages = Arc::new(FilePages::default());
+    let mut releases = Vec::new();
+    for stream in names {
+        let (table, pages) = (Arc::clone(&table), Arc::clone(&pages));
+        releases.push(start_lane("names", stream, &started, || Namer::new(table, pages))?);
+    }
+    let files_to_unwind = Arc::clone(&table);
+    releases.push(start_lane("tables", tables, &started, || Unwinder::new(files_to_unwind))?);
     started.wait();
-    sandbox::install_filter(&[FILES_FD, NAMES_FD])?;
-    drop(release);
+    let writable: Vec<RawFd> = [FILES_FD, TABLES_FD].into_iter().chain(NAMES_FDS).collect();
+    sandbox::install_filter(&writable)?;
+    drop(releases);
 
     serve(files, &mut Files { table })?;
     Ok(())
 }
 
-/// The names lane's thread. Its end is the process's.
-fn names_lane(
+/// Starts the thread of a lane, which begins when what is returned is dropped. Its end is the
+/// process's.
+fn start_lane<A: Answer>(
+    name: &str,
     stream: UnixStream,
-    table: &Arc<FileTable>,
-    started: &Barrier,
-    released: &Receiver<()>,
-) {
-    // Linux applies it to the calling thread alone. Without it naming competes a little more.
-    let _ = setpriority_process(None, NAMES_NICENESS);
-    started.wait();
-    // Nothing is ever sent: the sender's end is the signal.
-    let _ = released.recv();
-    let status = match serve(stream, &mut Namer::new(Arc::clone(table))) {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("rprofd: reader: {error}");
-            1
-        }
+    started: &Arc<Barrier>,
+    answerer: impl FnOnce() -> A + Send + 'static,
+) -> Result<Sender<()>, ChildError> {
+    let (release, released) = channel();
+    let started = Arc::clone(started);
+    let run = move || {
+        // Linux applies it to the calling thread alone. Without it the lane competes a little more.
+        let _ = setpriority_process(None, LANE_NICENESS);
+        started.wait();
+        // Nothing is ever sent: the sender's end is the signal.
+        let _ = released.recv();
+        let status = match serve(stream, &mut answerer()) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("rprofd: reader: {error}");
+                1
+            }
+        };
+        std::process::exit(status);
     };
-    std::process::exit(status);
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(LANE_STACK_BYTES)
+        .spawn(run)
+        .map_err(failed("clone"))?;
+    Ok(release)
 }
 
 fn debug_dirs(

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::child::{ARGUMENT, DEBUG_DIR};
+use super::child::{ARGUMENT, DEBUG_DIR, LANES, NAMES_LANES};
 use super::sys;
 
 /// The program that is running, even if its file was replaced or deleted.
@@ -39,8 +39,10 @@ pub struct Reader {
     pub child: Child,
     /// The lane for `Processes`, `Process` and `Open`.
     pub files: UnixStream,
-    /// The lane for naming.
-    pub names: UnixStream,
+    /// The lanes for naming.
+    pub names: [UnixStream; NAMES_LANES],
+    /// The lane for unwind tables.
+    pub tables: UnixStream,
 }
 
 impl Reader {
@@ -63,9 +65,9 @@ impl Reader {
     ///
     /// [`ReaderError`].
     pub fn spawn_program(program: &Path, debug_dirs: &[PathBuf]) -> Result<Self, ReaderError> {
-        let (files, files_of_child) = pair()?;
-        let (names, names_of_child) = pair()?;
-        let sources = [high_duplicate(&files_of_child)?, high_duplicate(&names_of_child)?];
+        let (ours, of_child): (Vec<_>, Vec<_>) =
+            (0..LANES).map(|_| pair()).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let sources = of_child.iter().map(high_duplicate).collect::<Result<Vec<_>, _>>()?;
 
         let mut command = Command::new(program);
         command
@@ -80,11 +82,13 @@ impl Reader {
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        // The two pairs above hold the lowest free numbers, so 3 and 4 are in use.
-        sys::pass_descriptors(&mut command, [sources[0].as_raw_fd(), sources[1].as_raw_fd()]);
+        // The pairs above hold the lowest free numbers, so those that the child gets are in use.
+        sys::pass_descriptors(&mut command, sources.iter().map(AsRawFd::as_raw_fd).collect());
         let child = command.spawn().map_err(|io_error| ReaderError::Start { io_error })?;
-        drop((files_of_child, names_of_child));
-        Ok(Self { child, files, names })
+        drop(of_child);
+        let lanes: [UnixStream; LANES] = ours.try_into().expect("as many as were made");
+        let [files, first, second, tables] = lanes;
+        Ok(Self { child, files, names: [first, second], tables })
     }
 }
 

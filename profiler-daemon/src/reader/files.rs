@@ -118,23 +118,19 @@ impl OpenFile {
             symbol_bytes: key
                 .size_bytes
                 .saturating_add(debug_file.as_ref().map_or(0, |debug| debug.size_bytes)),
+            weight_bytes: weight_bytes(key.size_bytes, image.as_ref(), debug_file.as_ref()),
         };
         Ok(Self { file, path, image, debug_file, info })
     }
 }
 
-impl OpenFile {
-    /// An estimate of what naming it takes, in bytes.
-    pub(super) fn weight_bytes(&self) -> u64 {
-        let factor = |compressed: bool| if compressed { DECOMPRESSED_FACTOR } else { 1 };
-        let own = self.image.as_ref().is_some_and(|image| image.debug.compressed);
-        let own = self.info.key.size_bytes.saturating_mul(factor(own));
-        let debug = self
-            .debug_file
-            .as_ref()
-            .map_or(0, |debug| debug.size_bytes.saturating_mul(factor(debug.compressed)));
-        own.saturating_add(debug)
-    }
+/// An estimate of what naming a file takes, in bytes.
+fn weight_bytes(size_bytes: u64, image: Option<&Image>, debug_file: Option<&DebugFile>) -> u64 {
+    let factor = |compressed: bool| if compressed { DECOMPRESSED_FACTOR } else { 1 };
+    let own = size_bytes.saturating_mul(factor(image.is_some_and(|image| image.debug.compressed)));
+    let debug =
+        debug_file.map_or(0, |debug| debug.size_bytes.saturating_mul(factor(debug.compressed)));
+    own.saturating_add(debug)
 }
 
 /// Files that were opened and may be named, the least recently used going first.

@@ -1,4 +1,4 @@
-//! The core's end of the reader: both lanes, never blocking, with deadlines; a reader that dies or
+//! The core's end of the reader: all lanes, never blocking, with deadlines; a reader that dies or
 //! is late is replaced.
 
 use std::{
@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    child::LANES,
     client::{Reader, ReaderError},
     protocol::{Reply, Request, reply, request},
     wire::{FrameDecoder, WireError, encode_message},
@@ -28,19 +29,33 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest of these pauses.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Which of the two connections.
+/// Which of the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LaneName {
     /// Quick questions.
     Files,
-    /// Naming.
-    Names,
+    /// Naming, on one of [`NAMES_LANES`](super::child::NAMES_LANES).
+    Names(usize),
+    /// Unwind tables.
+    Tables,
+}
+
+impl LaneName {
+    /// Its place among the lanes of a [`Running`] reader.
+    fn index(self) -> usize {
+        match self {
+            Self::Files => 0,
+            Self::Names(lane) => 1 + lane,
+            Self::Tables => LANES - 1,
+        }
+    }
 }
 
 /// Why a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The reader died of what it read: this request was the first without an answer.
+    /// The reader died of what it read: this request was the first without an answer on its lane,
+    /// and those of the other lanes failed so, too.
     Died,
     /// The reader took longer than it may: this request was the first without an answer.
     Late,
@@ -155,10 +170,16 @@ impl<T> Lane<T> {
     }
 }
 
+/// A reader and the connections to it: [`LaneName::Files`], those for naming, [`LaneName::Tables`].
+struct Running<T> {
+    reader: Reader,
+    lanes: [Lane<T>; LANES],
+}
+
 /// A reader that is there, or will be again.
 pub struct Link<T> {
     debug_dirs: Vec<PathBuf>,
-    running: Option<(Reader, Lane<T>, Lane<T>)>,
+    running: Option<Running<T>>,
     /// When the next one may be started.
     start_at: Instant,
     pause: Duration,
@@ -194,9 +215,10 @@ impl<T> Link<T> {
                 .and_then(Lane::new)
                 .map_err(|io_error| ReaderError::Lanes { call: "dup", io_error })
         };
-        let (files, names) = (lane(&reader.files)?, lane(&reader.names)?);
+        let [first, second] = &reader.names;
+        let lanes = [lane(&reader.files)?, lane(first)?, lane(second)?, lane(&reader.tables)?];
         tracing::debug!("reader {} started", reader.child.id());
-        self.running = Some((reader, files, names));
+        self.running = Some(Running { reader, lanes });
         self.started += 1;
         Ok(())
     }
@@ -213,9 +235,7 @@ impl<T> Link<T> {
 
     /// The descriptors that become readable when [`Self::poll`] has something to do.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.running
-            .iter()
-            .flat_map(|(_, files, names)| [files.stream.as_fd(), names.stream.as_fd()])
+        self.running.iter().flat_map(|running| running.lanes.iter().map(|lane| lane.stream.as_fd()))
     }
 
     /// Sends a request; its answer comes from [`Self::poll`] with `mark`. While no reader runs the
@@ -225,11 +245,8 @@ impl<T> Link<T> {
     ///
     /// The mark, if no reader runs.
     pub fn send(&mut self, lane: LaneName, kind: request::Kind, mark: T) -> Result<(), T> {
-        let Some((_, files, names)) = &mut self.running else { return Err(mark) };
-        let lane = match lane {
-            LaneName::Files => files,
-            LaneName::Names => names,
-        };
+        let Some(running) = &mut self.running else { return Err(mark) };
+        let lane = &mut running.lanes[lane.index()];
         if let Err(error) = lane.send(kind, mark) {
             // The next poll sees the broken lane and fails what waits there.
             tracing::debug!("{error}");
@@ -237,21 +254,13 @@ impl<T> Link<T> {
         Ok(())
     }
 
-    /// Requests that wait on a lane.
-    pub fn waiting(&self, lane: LaneName) -> usize {
-        self.running.as_ref().map_or(0, |(_, files, names)| match lane {
-            LaneName::Files => files.waiting.len(),
-            LaneName::Names => names.waiting.len(),
-        })
-    }
-
     /// Takes answers, looks after the reader, and starts another where one is due. `true`: a new
     /// reader runs, which has no file open yet.
     pub fn poll(&mut self, outcomes: &mut Vec<(T, Outcome)>) -> bool {
-        if let Some((_, files, names)) = &mut self.running {
+        if let Some(running) = &mut self.running {
             let before = outcomes.len();
             let mut broken = false;
-            for lane in [&mut *files, &mut *names] {
+            for lane in &mut running.lanes {
                 let result = lane.flush().and_then(|()| lane.receive(outcomes));
                 broken |= match result {
                     Ok(open) => !open,
@@ -266,9 +275,9 @@ impl<T> Link<T> {
             if outcomes.len() > before {
                 self.pause = FIRST_PAUSE;
             }
-            let late = (files.is_late(), names.is_late());
-            if broken || late.0 || late.1 {
-                self.replace(late, outcomes);
+            let is_late = running.lanes.iter().any(Lane::is_late);
+            if broken || is_late {
+                self.replace(outcomes);
             }
         }
         if self.running.is_none() && Instant::now() >= self.start_at {
@@ -287,8 +296,9 @@ impl<T> Link<T> {
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn replace(&mut self, late: (bool, bool), outcomes: &mut Vec<(T, Outcome)>) {
-        let Some((mut reader, mut files, mut names)) = self.running.take() else { return };
+    fn replace(&mut self, outcomes: &mut Vec<(T, Outcome)>) {
+        let Some(Running { mut reader, lanes }) = self.running.take() else { return };
+        let late = lanes.each_ref().map(Lane::is_late);
         let _ = reader.child.kill();
         let status = reader.child.wait();
         // A kill is somebody's doing (or ours); any other end is the fault of what was read.
@@ -296,10 +306,10 @@ impl<T> Link<T> {
             Ok(status) if status.signal() == Some(libc::SIGKILL) => Failure::Lost,
             _ => Failure::Died,
         };
-        let of = |late: bool| if late { Failure::Late } else { died };
         tracing::debug!("reader {} ended: {status:?}", reader.child.id());
-        files.fail(of(late.0), outcomes);
-        names.fail(of(late.1), outcomes);
+        for (mut lane, late) in lanes.into_iter().zip(late) {
+            lane.fail(if late { Failure::Late } else { died }, outcomes);
+        }
         self.delay();
     }
 }

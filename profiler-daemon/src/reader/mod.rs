@@ -7,6 +7,7 @@ pub mod child;
 pub mod client;
 mod debug_file;
 mod elf;
+mod file_pages;
 mod files;
 mod kallsyms;
 mod lane;
@@ -20,6 +21,8 @@ pub mod sandbox;
 mod seccomp;
 mod sys;
 mod target_path;
+pub mod unwind;
+mod unwinder;
 pub mod wire;
 
 #[cfg(test)]

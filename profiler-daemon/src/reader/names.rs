@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
 
+use super::file_pages::{FilePages, Resident};
 use super::files::{FileTable, OpenFile};
 use super::kallsyms::Kallsyms;
 use super::lane::Answer;
 use super::name_table::{Line, NameTable};
 use super::perf_map::{self, PerfMap, PerfMapError, Version};
 use super::protocol::{
-    MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, Names, Segment, reply, request,
+    HEAVY_BYTES, MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, Names, Segment, reply, request,
 };
 use super::sys;
 use super::target_path::descriptor_path;
 
-/// Files kept parsed between requests, by what they take ([`OpenFile::weight_bytes`]).
-const KEPT_BYTES: u64 = 16 << 20;
+/// Files kept parsed between requests, by what they take (`FileInfo::weight_bytes`).
+const KEPT_BYTES: u64 = HEAVY_BYTES;
 
 /// The most perf maps kept between requests.
 const KEPT_PERF_MAPS: usize = 8;
@@ -33,8 +34,19 @@ const REST_AFTER: Duration = Duration::from_secs(5);
 /// How long the kernel's symbols are kept: modules and BPF programs come and go.
 const KERNEL_KEPT: Duration = Duration::from_secs(30);
 
-/// Addresses given to blazesym at once: bounds what their names take before they are copied.
+/// Addresses of a light file given to blazesym at once: bounds what their names take before they
+/// are copied.
 const BATCH: usize = 1_024;
+
+/// The same of a heavy file: after each batch we look at what it took. Addresses are in order, so
+/// that a batch is in few of the file's units.
+const HEAVY_BATCH: usize = 16;
+
+/// Pages of files that a heavy file may bring into this process, in bytes.
+const MOST_FILE_PAGES_BYTES: u64 = 64 << 20;
+
+/// What blazesym may keep of a heavy file's parsed units, in bytes: it drops none by itself.
+const MOST_UNITS_BYTES: u64 = 64 << 20;
 
 /// Why a naming request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +65,10 @@ enum NameError {
     PerfMap(#[from] PerfMapError),
 }
 
-/// Answers the names lane. Stays in one thread: blazesym's types do.
+/// Answers a names lane. Stays in one thread: blazesym's types do.
 pub(super) struct Namer {
     table: Arc<FileTable>,
+    pages: Arc<FilePages>,
     /// The most recently used last.
     loaded: Vec<Loaded>,
     kernel: Option<(Instant, Kallsyms)>,
@@ -81,8 +94,8 @@ struct Place {
 
 impl Namer {
     /// Names files of `table`.
-    pub(super) fn new(table: Arc<FileTable>) -> Self {
-        Self { table, loaded: Vec::new(), kernel: None, perf_maps: Vec::new() }
+    pub(super) fn new(table: Arc<FileTable>, pages: Arc<FilePages>) -> Self {
+        Self { table, pages, loaded: Vec::new(), kernel: None, perf_maps: Vec::new() }
     }
 
     fn name_file(&mut self, request: &NameFile) -> Result<Names, NameError> {
@@ -105,11 +118,11 @@ impl Namer {
             names.warn(&format!("{} was changed since it was mapped", file.path));
             return Ok(names.finish());
         }
-        if file.weight_bytes() > KEPT_BYTES {
+        if is_heavy(&file) {
             self.forget_files(0);
         }
         let mut loaded = self.take(&file);
-        loaded.name(&svmas, request.no_inlines, self.table.debug_dirs(), &mut names);
+        loaded.name(&svmas, request.no_inlines, &self.pages, self.table.debug_dirs(), &mut names);
         self.loaded.push(loaded);
         self.forget_files(KEPT_BYTES);
         Ok(names.finish())
@@ -132,13 +145,18 @@ impl Namer {
             .iter()
             .rev()
             .take_while(|loaded| {
-                left = left.saturating_add(loaded.file.weight_bytes());
+                left = left.saturating_add(loaded.file.info.weight_bytes);
                 left <= budget
             })
             .count();
         let drop = self.loaded.len() - keep;
-        if drop > 0 {
+        let heavy = self.loaded[..drop].iter().any(|loaded| is_heavy(&loaded.file));
+        {
+            let _mapping = self.pages.mapping();
             self.loaded.drain(..drop);
+        }
+        // What a light file leaves free, the next one takes.
+        if heavy {
             sys::trim_heap();
         }
     }
@@ -215,7 +233,10 @@ impl Answer for Namer {
     }
 
     fn rest(&mut self) {
-        self.loaded = Vec::new();
+        {
+            let _mapping = self.pages.mapping();
+            self.loaded = Vec::new();
+        }
         self.kernel = None;
         self.perf_maps = Vec::new();
         sys::trim_heap();
@@ -234,6 +255,7 @@ impl Loaded {
         &mut self,
         svmas: &[(u64, usize)],
         no_inlines: bool,
+        pages: &FilePages,
         debug_dirs: &[std::path::PathBuf],
         names: &mut NameTable,
     ) {
@@ -245,7 +267,7 @@ impl Loaded {
                 break;
             }
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                look_up(&self.symbolizer, &source, &unnamed, names)
+                self.look_up(&source, &unnamed, pages, debug_dirs, names)
             }));
             let complaint = match outcome {
                 Ok(Ok(0)) => continue,
@@ -253,12 +275,63 @@ impl Loaded {
                 Ok(Err(error)) => format!("unreadable ({error:#})"),
                 Err(_) => {
                     // What it holds may be half made.
-                    self.symbolizer = symbolizer(debug_dirs);
+                    self.start_anew(pages, debug_dirs);
                     "unreadable (the parser failed)".to_owned()
                 }
             };
             names.warn(&format!("the {} of {} is {complaint}", source.what, self.file.path));
         }
+    }
+
+    /// Looks addresses up in one source; how many of them it failed on.
+    fn look_up(
+        &mut self,
+        place: &Place,
+        svmas: &[(u64, usize)],
+        pages: &FilePages,
+        debug_dirs: &[std::path::PathBuf],
+        names: &mut NameTable,
+    ) -> Result<usize, blazesym::Error> {
+        let mut elf = Elf::new(&place.path);
+        elf.debug_syms = place.debug;
+        let source = Source::Elf(elf);
+        let is_heavy = is_heavy(&self.file);
+        let mut failed = 0;
+        let mut addresses = Vec::with_capacity(BATCH);
+        // Our own memory once the file is open, for what grows from there on: were it measured
+        // against nothing, an index that is large by itself would be built for each batch.
+        let mut opened_bytes = None;
+        for batch in svmas.chunks(if is_heavy { HEAVY_BATCH } else { BATCH }) {
+            addresses.clear();
+            addresses.extend(batch.iter().map(|(svma, _)| *svma));
+            {
+                let _mapping = pages.mapping();
+                let symbols = self.symbolizer.symbolize(&source, Input::VirtOffset(&addresses))?;
+                for (symbol, (_, index)) in symbols.iter().zip(batch) {
+                    match symbol {
+                        Symbolized::Sym(symbol) => set(names, *index, symbol),
+                        Symbolized::Unknown(Reason::IgnoredError) => failed += 1,
+                        Symbolized::Unknown(_) => {}
+                    }
+                }
+            }
+            let Some(resident) = is_heavy.then(Resident::now).flatten() else { continue };
+            let opened = *opened_bytes.get_or_insert(resident.own_bytes);
+            if resident.own_bytes.saturating_sub(opened) > MOST_UNITS_BYTES {
+                self.start_anew(pages, debug_dirs);
+                sys::trim_heap();
+                opened_bytes = None;
+            } else if resident.files_bytes > MOST_FILE_PAGES_BYTES {
+                pages.drop_all();
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Gives up what was parsed.
+    fn start_anew(&mut self, pages: &FilePages, debug_dirs: &[std::path::PathBuf]) {
+        let _mapping = pages.mapping();
+        self.symbolizer = symbolizer(debug_dirs);
     }
 
     /// Where to look, the best first.
@@ -298,33 +371,6 @@ impl Loaded {
     }
 }
 
-/// Looks addresses up in one source; how many of them it failed on.
-fn look_up(
-    symbolizer: &Symbolizer,
-    place: &Place,
-    svmas: &[(u64, usize)],
-    names: &mut NameTable,
-) -> Result<usize, blazesym::Error> {
-    let mut elf = Elf::new(&place.path);
-    elf.debug_syms = place.debug;
-    let source = Source::Elf(elf);
-    let mut failed = 0;
-    let mut addresses = Vec::with_capacity(BATCH);
-    for batch in svmas.chunks(BATCH) {
-        addresses.clear();
-        addresses.extend(batch.iter().map(|(svma, _)| *svma));
-        let symbols = symbolizer.symbolize(&source, Input::VirtOffset(&addresses))?;
-        for (symbol, (_, index)) in symbols.iter().zip(batch) {
-            match symbol {
-                Symbolized::Sym(symbol) => set(names, *index, symbol),
-                Symbolized::Unknown(Reason::IgnoredError) => failed += 1,
-                Symbolized::Unknown(_) => {}
-            }
-        }
-    }
-    Ok(failed)
-}
-
 /// Takes a symbol over: blazesym has the function that holds the code first, then inlined ones
 /// from the outermost to the innermost.
 fn set(names: &mut NameTable, index: usize, symbol: &Sym<'_>) {
@@ -344,6 +390,11 @@ fn set(names: &mut NameTable, index: usize, symbol: &Sym<'_>) {
         index,
         lines.map(|(function, file, line)| Line { function, file, line: *line, module: "" }),
     );
+}
+
+/// Whether a file takes so much that no other is kept beside it.
+fn is_heavy(file: &OpenFile) -> bool {
+    file.info.weight_bytes > HEAVY_BYTES
 }
 
 fn symbolizer(debug_dirs: &[std::path::PathBuf]) -> Symbolizer {

@@ -2,12 +2,14 @@
 //!
 //! A connection (a *lane*) is a Unix stream socket. A message on it is a little-endian `u32`
 //! length, then that many bytes of protobuf. The core sends [`Request`]s with increasing ids and
-//! the reader answers each with one [`Reply`] of the same id, in order. There are two lanes:
+//! the reader answers each with one [`Reply`] of the same id, in order. There are three lanes:
 //!
 //! * the *files* lane: quick questions (`Processes`, `Process`, `Open`), answered in microseconds
 //!   to milliseconds, so that a file is opened before a short-lived process is gone;
-//! * the *names* lane: `NameFile`, `NameKernel`, `NamePerfMap`, which parse debug information and
-//!   may take seconds.
+//! * two *names* lanes: `NameFile`, `NameKernel`, `NamePerfMap`, which parse debug information and
+//!   may take seconds. Both know the same open files, and each keeps what it parsed to itself, so
+//!   that a file is best named on one lane alone, and all heavy ones on the same
+//!   ([`HEAVY_BYTES`]).
 //!
 //! The reader may be compromised by what it reads: the core checks every length and index of a
 //! reply before use. Both sides refuse a message longer than [`MAX_MESSAGE_BYTES`].
@@ -17,6 +19,10 @@ pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// The most addresses one naming request may carry.
 pub const MAX_ADDRESSES: usize = 16_384;
+
+/// A file that takes more than this to name, by [`FileInfo::weight_bytes`], is heavy: a names lane
+/// keeps nothing else beside it, and forgets it after the request.
+pub const HEAVY_BYTES: u64 = 8 << 20;
 
 /// A question to the reader.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -249,6 +255,9 @@ pub struct FileInfo {
     /// Size in bytes of what must be read to name addresses: the file and its debug file.
     #[prost(uint64, tag = "5")]
     pub symbol_bytes: u64,
+    /// An estimate of the memory that naming it takes, in bytes; see [`HEAVY_BYTES`].
+    #[prost(uint64, tag = "6")]
+    pub weight_bytes: u64,
 }
 
 /// An executable `PT_LOAD` segment: `svma = file_offset - self.file_offset + self.svma`.

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// First descriptor that a child started with [`pass_descriptors`] does not inherit.
-const FIRST_CLOSED_FD: libc::c_uint = 5;
+const FIRST_CLOSED_FD: libc::c_uint = 3 + super::child::LANES as libc::c_uint;
 
 /// Descriptors below this one are never a source for [`pass_descriptors`].
 pub(super) const FIRST_SOURCE_FD: RawFd = 10;
@@ -30,13 +30,42 @@ pub(super) fn trim_heap() {
     }
 }
 
-/// Makes the allocator map each large block by itself, so that it goes back to the system once
-/// freed. Left alone, glibc raises the threshold up to 32 MiB with each such block.
-pub(super) fn unmap_large_blocks_when_freed() {
+/// Blocks of this size, in bytes, and above go back to the system once freed: a section of debug
+/// information that was compressed, the tables of a large unit. What a small binary takes stays
+/// below, so that naming one after the other does not fault the same memory in again and again.
+#[cfg(target_env = "gnu")]
+const UNMAPPED_BLOCK_BYTES: libc::c_int = 2 << 20;
+
+/// Free memory in bytes that each thread's heap keeps for the next file, until [`trim_heap`].
+#[cfg(target_env = "gnu")]
+const KEPT_FREE_BYTES: libc::c_int = 4 << 20;
+
+/// Sets what the allocator gives back to the system by itself. Left alone, glibc raises both
+/// limits, up to 32 and 64 MiB, with each large block that is freed. To be called before threads
+/// start.
+pub(super) fn limit_kept_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt changes an allocator parameter; it is called before threads start.
+    // SAFETY: mallopt changes allocator parameters; it is called before threads start.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, UNMAPPED_BLOCK_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_FREE_BYTES);
+    }
+}
+
+/// Drops pages of files from this process's share of memory; they come back from the page cache
+/// when they are looked at again.
+///
+/// # Safety
+///
+/// Each of `ranges` must be a mapping, shared and only readable, of a file, and stay mapped
+/// meanwhile: of other memory this would lose the contents.
+pub(super) unsafe fn drop_file_pages(ranges: &[std::ops::Range<usize>]) {
+    for range in ranges {
+        // SAFETY: the caller's promise. MADV_DONTNEED on a shared mapping of a file clears
+        // page-table entries alone (madvise(2)). A failure leaves the pages where they are.
+        unsafe {
+            libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED);
+        }
     }
 }
 
@@ -55,12 +84,12 @@ pub(super) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes the child of `command` have `sources` as its descriptors 3 and 4, and no others but the
-/// standard three. `sources` must be [`FIRST_SOURCE_FD`] or above and outlive the spawn, and
-/// 3 and 4 must be in use in this process, or the standard library's own pipe may sit there.
-pub(super) fn pass_descriptors(command: &mut Command, sources: [RawFd; 2]) {
+/// Makes the child of `command` have `sources` as its descriptors 3 and up, and no others but
+/// the standard three. `sources` must be [`FIRST_SOURCE_FD`] or above and outlive the spawn, and
+/// as many from 3 up must be in use in this process, or the standard library's own pipe may sit there.
+pub(super) fn pass_descriptors(command: &mut Command, sources: Vec<RawFd>) {
     let place = move || {
-        for (source, target) in sources.into_iter().zip(3..) {
+        for (&source, target) in sources.iter().zip(3..) {
             // SAFETY: dup2 is async-signal-safe, and replaces descriptors of the child alone.
             if unsafe { libc::dup2(source, target) } < 0 {
                 return Err(io::Error::last_os_error());
@@ -81,4 +110,46 @@ pub(super) fn pass_descriptors(command: &mut Command, sources: [RawFd; 2]) {
     };
     // SAFETY: the closure makes async-signal-safe system calls only and allocates nothing.
     unsafe { command.pre_exec(place) };
+}
+
+/// A file's contents, mapped into memory.
+pub(super) struct FileBytes {
+    start: std::ptr::NonNull<u8>,
+    size: usize,
+}
+
+impl FileBytes {
+    /// Maps the first `size_bytes` of a file that has as many. Reading what is cut off later ends
+    /// this process.
+    ///
+    /// # Errors
+    ///
+    /// Those of `mmap`; `EINVAL` for nothing.
+    pub(super) fn map(file: &std::fs::File, size_bytes: u64) -> io::Result<Self> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let size = usize::try_from(size_bytes).map_err(io::Error::other)?;
+        // SAFETY: a fresh mapping, which nothing else refers to.
+        let start = unsafe {
+            mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::SHARED, file, 0)?
+        };
+        let start = std::ptr::NonNull::new(start.cast()).expect("mmap gives no null pointer");
+        Ok(Self { start, size })
+    }
+}
+
+impl std::ops::Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: mapped as long as this lives, and readable. Somebody may write the file
+        // meanwhile: then numbers change between two looks, which their readers must stand anyhow.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.size) }
+    }
+}
+
+impl Drop for FileBytes {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `map`, and no borrow of it outlives this.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };
+    }
 }

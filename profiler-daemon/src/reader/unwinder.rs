@@ -57,14 +57,14 @@ impl Unwinder {
         }
         let bytes = FileBytes::map(&file.file, size_bytes)
             .map_err(|io_error| UnwinderError::Map { path: path(), io_error })?;
-        let unwind::UnwindTable { table, blocks, .. } = unwind::build(&bytes)
-            .map_err(|error| UnwinderError::Unwind { path: path(), error })?;
+        let unwind::UnwindTable { table, blocks, .. } =
+            unwind::build(&bytes).map_err(|error| UnwinderError::Unwind { path: path(), error })?;
         Ok(UnwindTable {
             base: table.base,
             pages: table.pages,
             shift: table.shift,
             rules: table.rules,
-            blocks,
+            blocks: blocks.iter().flatten().flat_map(|word| word.to_le_bytes()).collect(),
         })
     }
 }

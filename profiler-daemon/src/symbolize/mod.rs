@@ -1,8 +1,11 @@
 //! Names for addresses: asks the reader, keeps what it answered.
 
+mod lanes;
 mod names;
+mod tables;
 
 pub use names::{FrameNames, NamedLine};
+pub use tables::FileNews;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,6 +25,7 @@ use crate::{
         },
     },
 };
+use lanes::{Lanes, Trip};
 use names::{Addresses, Strings};
 
 /// The first new addresses are collected this long before they are asked for, the next twice as
@@ -32,10 +36,8 @@ const COLLECT: Duration = Duration::from_secs(1);
 /// The longest that addresses are collected.
 const COLLECT_LONGEST: Duration = Duration::from_secs(64);
 
-/// Naming requests that wait for the reader at once, so that it need not wait for us.
-const IN_FLIGHT: usize = 4;
-
-/// A file under which the reader died or was late this often in a row is not tried again.
+/// A file under which the reader died or was late this often in a row is not tried again. After
+/// the first time it is asked for alone: what else was being named is under suspicion as well.
 const STRIKES: u32 = 2;
 
 /// What an answer is the answer to.
@@ -44,6 +46,13 @@ enum Mark {
     Describe(Option<u32>),
     Open(MappingId),
     Reopen(FileKey),
+    Table(FileKey),
+    Name(Trip, Named),
+}
+
+/// What was to be named.
+#[derive(Debug)]
+enum Named {
     File(FileKey, Vec<u64>),
     Kernel(Vec<u64>),
     PerfMap(LifeId, Vec<u64>),
@@ -66,6 +75,10 @@ struct File {
     /// The reader that runs has it open.
     is_open: bool,
     reopening: bool,
+    /// Its unwind table is to be asked for.
+    table_wanted: bool,
+    /// Where the reader that runs has it parsed.
+    lane: Option<usize>,
     strikes: u32,
     refused: bool,
     named: bool,
@@ -78,6 +91,7 @@ struct PerfMap {
     pid: u32,
     inner_pid: u32,
     uid: u32,
+    strikes: u32,
     addresses: Addresses,
 }
 
@@ -99,12 +113,17 @@ pub struct Symbolizer {
     mappings: HashMap<MappingId, MappedFile>,
     files: HashMap<FileKey, File>,
     kernel: Addresses,
+    kernel_strikes: u32,
     perf_maps: HashMap<LifeId, PerfMap>,
+    lanes: Lanes,
+    /// What is under way is asked for alone.
+    alone: bool,
     strings: Strings,
     outcomes: Vec<(Mark, Outcome)>,
     asked: Option<Instant>,
     figures: Figures,
     warned: HashSet<String>,
+    news: Vec<FileNews>,
 }
 
 impl Symbolizer {
@@ -120,12 +139,16 @@ impl Symbolizer {
             mappings: HashMap::new(),
             files: HashMap::new(),
             kernel: Addresses::default(),
+            kernel_strikes: 0,
             perf_maps: HashMap::new(),
+            lanes: Lanes::new(),
+            alone: false,
             strings: Strings::default(),
             outcomes: Vec::new(),
             asked: None,
             figures: Figures::default(),
             warned: HashSet::new(),
+            news: Vec::new(),
         })
     }
 
@@ -242,7 +265,7 @@ impl Symbolizer {
             self.outcome(mark, outcome, &mut described);
         }
         self.outcomes = outcomes;
-        if self.link.waiting(LaneName::Names) == 0
+        if self.lanes.waiting() == 0
             && let Some(asked) = self.asked.take()
         {
             self.figures.busy += asked.elapsed();
@@ -250,6 +273,7 @@ impl Symbolizer {
         if restarted {
             self.reader_is_new();
         }
+        self.ask_tables();
         self.ask(urgent);
         described
     }
@@ -266,34 +290,69 @@ impl Symbolizer {
             },
             Mark::Open(mapping) => self.opened(mapping, outcome),
             Mark::Reopen(key) => self.reopened(key, outcome),
-            Mark::File(key, offsets) => self.file_named(key, &offsets, outcome),
-            Mark::Kernel(addresses) => match outcome {
-                Outcome::Answer(reply::Kind::Names(names)) => {
-                    self.figures.addresses += addresses.len() as u64;
-                    self.kernel.answer(&addresses, &names, &mut self.strings);
-                    self.warn(&names.warning);
+            Mark::Table(key) => self.table_answered(key, outcome),
+            Mark::Name(trip, named) => {
+                self.lanes.end(trip);
+                match named {
+                    Named::File(key, offsets) => self.file_named(key, &offsets, outcome),
+                    Named::Kernel(addresses) => self.kernel_named(&addresses, outcome),
+                    Named::PerfMap(life, avmas) => self.perf_map_named(life, &avmas, outcome),
                 }
-                Outcome::Answer(reply::Kind::Error(error)) => {
-                    self.kernel.no_names(&addresses);
-                    self.warn(&error);
+            }
+        }
+    }
+
+    fn kernel_named(&mut self, addresses: &[u64], outcome: Outcome) {
+        match outcome {
+            Outcome::Answer(kind) => {
+                self.kernel_strikes = 0;
+                match kind {
+                    reply::Kind::Names(names) => {
+                        self.figures.addresses += addresses.len() as u64;
+                        self.kernel.answer(addresses, &names, &mut self.strings);
+                        self.warn(&names.warning);
+                    }
+                    reply::Kind::Error(error) => {
+                        self.kernel.no_names(addresses);
+                        self.warn(&error);
+                    }
+                    _ => self.kernel.no_names(addresses),
                 }
-                Outcome::Answer(_) => self.kernel.no_names(&addresses),
-                Outcome::Failed(Failure::Lost) => self.kernel.put_back(&addresses),
-                Outcome::Failed(_) => self.kernel.no_names(&addresses),
-            },
-            Mark::PerfMap(life, avmas) => {
-                let Some(map) = self.perf_maps.get_mut(&life) else { return };
-                match outcome {
-                    Outcome::Answer(reply::Kind::Names(names)) => {
+            }
+            Outcome::Failed(failure) => {
+                self.kernel_strikes += u32::from(failure != Failure::Lost);
+                if self.kernel_strikes < STRIKES {
+                    self.kernel.put_back(addresses);
+                } else {
+                    self.kernel.no_names(addresses);
+                }
+            }
+        }
+    }
+
+    fn perf_map_named(&mut self, life: LifeId, avmas: &[u64], outcome: Outcome) {
+        let Some(map) = self.perf_maps.get_mut(&life) else { return };
+        match outcome {
+            Outcome::Answer(kind) => {
+                map.strikes = 0;
+                match kind {
+                    reply::Kind::Names(names) => {
                         self.figures.addresses += avmas.len() as u64;
-                        map.addresses.answer(&avmas, &names, &mut self.strings);
+                        map.addresses.answer(avmas, &names, &mut self.strings);
                     }
-                    Outcome::Failed(Failure::Lost) => map.addresses.put_back(&avmas),
-                    Outcome::Answer(reply::Kind::Error(error)) => {
+                    reply::Kind::Error(error) => {
                         tracing::debug!("{error}");
-                        map.addresses.no_names(&avmas);
+                        map.addresses.no_names(avmas);
                     }
-                    Outcome::Answer(_) | Outcome::Failed(_) => map.addresses.no_names(&avmas),
+                    _ => map.addresses.no_names(avmas),
+                }
+            }
+            Outcome::Failed(failure) => {
+                map.strikes += u32::from(failure != Failure::Lost);
+                if map.strikes < STRIKES {
+                    map.addresses.put_back(avmas);
+                } else {
+                    map.addresses.no_names(avmas);
                 }
             }
         }
@@ -314,11 +373,14 @@ impl Symbolizer {
                 let key = info.key;
                 let (open, offsets) = (std::mem::take(&mut **open), std::mem::take(offsets));
                 *state = MappedFile::Known(key);
+                self.news.push(FileNews::Opened(mapping, key));
                 let file = self.files.entry(key).or_insert_with(|| File {
                     info,
                     open: Open::default(),
                     is_open: true,
                     reopening: false,
+                    table_wanted: false,
+                    lane: None,
                     strikes: 0,
                     refused: false,
                     named: false,
@@ -339,6 +401,7 @@ impl Symbolizer {
                     tracing::debug!("{error}");
                 }
                 *state = MappedFile::Failed;
+                self.news.push(FileNews::Refused(mapping));
             }
             // The next reader is asked.
             Outcome::Failed(Failure::Lost) => {}
@@ -349,6 +412,7 @@ impl Symbolizer {
                     said(failure)
                 );
                 *state = MappedFile::Failed;
+                self.news.push(FileNews::Refused(mapping));
                 self.warn(&text);
             }
         }
@@ -364,6 +428,9 @@ impl Symbolizer {
                 tracing::debug!("{} cannot be opened again", file.open.path.escape_debug());
                 file.refused = true;
                 file.addresses.give_up();
+                if std::mem::take(&mut file.table_wanted) {
+                    self.news.push(FileNews::Table(key, None));
+                }
             }
         }
     }
@@ -407,6 +474,7 @@ impl Symbolizer {
         for file in self.files.values_mut() {
             file.is_open = false;
             file.reopening = false;
+            file.lane = None;
         }
         for (&mapping, state) in &self.mappings {
             if let MappedFile::Asked(open, _) = state {
@@ -418,23 +486,48 @@ impl Symbolizer {
 
     /// Keeps the reader busy with what is to be asked.
     fn ask(&mut self, urgent: bool) {
-        while self.link.is_running()
-            && self.link.waiting(LaneName::Names) < IN_FLIGHT
-            && self.ask_next(urgent)
-        {
+        while self.link.is_running() && self.ask_next(urgent) {
             self.asked.get_or_insert_with(Instant::now);
         }
     }
 
-    /// Sends one naming request; `false`: there is none to send.
+    /// Sends one naming request; `false`: there is none to send now.
     fn ask_next(&mut self, urgent: bool) -> bool {
-        if self.kernel.is_ripe(urgent) {
-            let addresses = self.kernel.take_wanted(MAX_ADDRESSES);
-            let kind = request::Kind::NameKernel(NameKernel { addresses: addresses.clone() });
-            return self.link.send(LaneName::Names, kind, Mark::Kernel(addresses)).is_ok();
+        self.alone &= self.lanes.waiting() > 0;
+        if self.alone {
+            return false;
         }
+        if self.ask_one(urgent, false) {
+            return true;
+        }
+        // Alone, so that a second strike is surely deserved.
+        self.alone = self.lanes.waiting() == 0 && self.ask_one(urgent, true);
+        self.alone
+    }
+
+    /// Sends one naming request, for what is suspected of the last reader's end, or for what is
+    /// not.
+    fn ask_one(&mut self, urgent: bool, suspected: bool) -> bool {
+        self.ask_kernel(urgent, suspected)
+            || self.ask_file(urgent, suspected)
+            || self.ask_perf_map(urgent, suspected)
+    }
+
+    fn ask_kernel(&mut self, urgent: bool, suspected: bool) -> bool {
+        if (self.kernel_strikes > 0) != suspected || !self.kernel.is_ripe(urgent) {
+            return false;
+        }
+        let Some(trip) = self.lanes.for_another() else { return false };
+        let addresses = self.kernel.take_wanted(MAX_ADDRESSES);
+        let kind = request::Kind::NameKernel(NameKernel { addresses: addresses.clone() });
+        self.send(trip, kind, Named::Kernel(addresses))
+    }
+
+    fn ask_file(&mut self, urgent: bool, suspected: bool) -> bool {
+        let mut ripe = None;
         for (&key, file) in &mut self.files {
-            if !file.addresses.is_ripe(urgent) || file.reopening {
+            if (file.strikes > 0) != suspected || file.reopening || !file.addresses.is_ripe(urgent)
+            {
                 continue;
             }
             if !file.is_open {
@@ -443,23 +536,40 @@ impl Symbolizer {
                 let _ = self.link.send(LaneName::Files, kind, Mark::Reopen(key));
                 continue;
             }
-            let file_offsets = file.addresses.take_wanted(MAX_ADDRESSES);
-            let mark = Mark::File(key, file_offsets.clone());
-            let no_inlines = self.no_inlines;
-            let kind = request::Kind::NameFile(NameFile { key, file_offsets, no_inlines });
-            return self.link.send(LaneName::Names, kind, mark).is_ok();
-        }
-        for (&life, map) in &mut self.perf_maps {
-            if !map.addresses.is_ripe(urgent) {
-                continue;
+            if let Some(trip) = self.lanes.for_file(&file.info, file.lane) {
+                ripe = Some((key, file, trip));
+                break;
             }
-            let avmas = map.addresses.take_wanted(MAX_ADDRESSES);
-            let mark = Mark::PerfMap(life, avmas.clone());
-            let PerfMap { pid, inner_pid, uid, .. } = *map;
-            let kind = request::Kind::NamePerfMap(NamePerfMap { pid, inner_pid, uid, avmas });
-            return self.link.send(LaneName::Names, kind, mark).is_ok();
         }
-        false
+        let Some((key, file, trip)) = ripe else { return false };
+        file.lane = Some(trip.lane);
+        let file_offsets = file.addresses.take_wanted(MAX_ADDRESSES);
+        let named = Named::File(key, file_offsets.clone());
+        let no_inlines = self.no_inlines;
+        let kind = request::Kind::NameFile(NameFile { key, file_offsets, no_inlines });
+        self.send(trip, kind, named)
+    }
+
+    fn ask_perf_map(&mut self, urgent: bool, suspected: bool) -> bool {
+        let ripe = self
+            .perf_maps
+            .iter_mut()
+            .find(|(_, map)| (map.strikes > 0) == suspected && map.addresses.is_ripe(urgent));
+        let Some((&life, map)) = ripe else { return false };
+        let Some(trip) = self.lanes.for_another() else { return false };
+        let avmas = map.addresses.take_wanted(MAX_ADDRESSES);
+        let named = Named::PerfMap(life, avmas.clone());
+        let PerfMap { pid, inner_pid, uid, .. } = *map;
+        let kind = request::Kind::NamePerfMap(NamePerfMap { pid, inner_pid, uid, avmas });
+        self.send(trip, kind, named)
+    }
+
+    fn send(&mut self, trip: Trip, kind: request::Kind, named: Named) -> bool {
+        let sent = self.link.send(LaneName::Names(trip.lane), kind, Mark::Name(trip, named));
+        if sent.is_ok() {
+            self.lanes.begin(trip);
+        }
+        sent.is_ok()
     }
 
     /// Addresses that are not named yet, but may be.
@@ -468,7 +578,7 @@ impl Symbolizer {
             MappedFile::Asked(_, offsets) => offsets.len(),
             MappedFile::Known(_) | MappedFile::Failed => 0,
         });
-        self.link.waiting(LaneName::Names)
+        self.lanes.waiting()
             + asked.sum::<usize>()
             + self.kernel.wanted()
             + self.files.values().map(|file| file.addresses.wanted()).sum::<usize>()

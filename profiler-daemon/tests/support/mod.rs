@@ -29,7 +29,7 @@ impl Session {
     pub(crate) fn start(debug_dirs: &[PathBuf]) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_rprofd"));
         let reader = Reader::spawn_program(program, debug_dirs).unwrap();
-        for lane in [&reader.files, &reader.names] {
+        for lane in std::iter::once(&reader.files).chain(&reader.names) {
             lane.set_read_timeout(Some(DEADLINE)).unwrap();
         }
         Self { reader, next_id: 1 }
@@ -69,8 +69,13 @@ impl Session {
     }
 
     pub(crate) fn names(&mut self, kind: request::Kind) -> Result<Names, String> {
+        self.names_on(0, kind)
+    }
+
+    /// Asks on one of the names lanes.
+    pub(crate) fn names_on(&mut self, lane: usize, kind: request::Kind) -> Result<Names, String> {
         self.next_id += 1;
-        match ask(&mut self.reader.names, self.next_id, kind) {
+        match ask(&mut self.reader.names[lane], self.next_id, kind) {
             reply::Kind::Names(names) => Ok(names),
             reply::Kind::Error(error) => Err(error),
             reply => panic!("{reply:?}"),
