@@ -280,8 +280,15 @@ impl Summary {
                 ),
             );
         }
-        if all.guessed > 0 {
-            line(text, "~ walked along frame pointers: callers that keep none are missing.");
+        if all.guessed * 100 >= all.user_stacks() && all.guessed > 0 {
+            line(
+                text,
+                &format!(
+                    "Guessed: {} of the stacks, along frame pointers where there was no unwind \
+                     rule; callers may be missing.",
+                    share(all.guessed, all.user_stacks())
+                ),
+            );
         }
         if self.windows > 1 {
             line(text, &self.windows_text());
@@ -383,20 +390,21 @@ fn file_cell(file: &str, files: usize) -> String {
     if files > 1 { format!("{file} +{} earlier", files - 1) } else { file.into_owned() }
 }
 
-/// How many user stacks are whole, with a `~` where some are by guess; `-` without user stacks.
+/// How many user stacks are whole; `-` without user stacks.
 fn complete(outcomes: &Outcomes) -> String {
-    let stacks = outcomes.user_stacks();
-    if stacks == 0 {
-        return "-".to_owned();
+    match outcomes.user_stacks() {
+        0 => "-".to_owned(),
+        stacks => share(outcomes.complete, stacks),
     }
-    let whole = outcomes.complete.saturating_add(outcomes.guessed);
-    let mark = if outcomes.guessed > 0 { "~" } else { "" };
-    // 100% is said of all of them alone.
-    if whole == stacks || whole == 0 {
-        return format!("{mark}{}%", if whole == 0 { 0 } else { 100 });
+}
+
+/// A share in percent; 100% is said of all alone.
+fn share(part: u64, of: u64) -> String {
+    match part {
+        0 => "0%".to_owned(),
+        part if part == of => "100%".to_owned(),
+        part => format!("{:.1}%", (1000.0 * part as f64 / of as f64).floor() / 10.0),
     }
-    let percent = (1000.0 * whole as f64 / stacks as f64).floor() / 10.0;
-    format!("{mark}{percent:.1}%")
 }
 
 /// Rows with their columns aligned; the first column and the last, which hold names, share what
