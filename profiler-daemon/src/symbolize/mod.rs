@@ -33,6 +33,10 @@ use names::{Addresses, Strings};
 /// mostly goes on doing.
 const COLLECT: Duration = Duration::from_secs(1);
 
+/// How often we look for what has been collected long enough, which then is asked for together:
+/// one by one, as each is due, all but one of the reader's lanes would have nothing to do.
+const ROUND: Duration = Duration::from_secs(1);
+
 /// The longest that addresses are collected.
 const COLLECT_LONGEST: Duration = Duration::from_secs(64);
 
@@ -116,6 +120,8 @@ pub struct Symbolizer {
     kernel_strikes: u32,
     perf_maps: HashMap<LifeId, PerfMap>,
     lanes: Lanes,
+    /// When the last round began.
+    round: Instant,
     /// What is under way is asked for alone.
     alone: bool,
     strings: Strings,
@@ -142,6 +148,7 @@ impl Symbolizer {
             kernel_strikes: 0,
             perf_maps: HashMap::new(),
             lanes: Lanes::new(),
+            round: Instant::now(),
             alone: false,
             strings: Strings::default(),
             outcomes: Vec::new(),
@@ -486,35 +493,39 @@ impl Symbolizer {
 
     /// Keeps the reader busy with what is to be asked.
     fn ask(&mut self, urgent: bool) {
-        while self.link.is_running() && self.ask_next(urgent) {
+        if self.round.elapsed() >= ROUND {
+            self.round = Instant::now();
+        }
+        let round = (!urgent).then_some(self.round);
+        while self.link.is_running() && self.ask_next(round) {
             self.asked.get_or_insert_with(Instant::now);
         }
     }
 
     /// Sends one naming request; `false`: there is none to send now.
-    fn ask_next(&mut self, urgent: bool) -> bool {
+    fn ask_next(&mut self, round: Option<Instant>) -> bool {
         self.alone &= self.lanes.waiting() > 0;
         if self.alone {
             return false;
         }
-        if self.ask_one(urgent, false) {
+        if self.ask_one(round, false) {
             return true;
         }
         // Alone, so that a second strike is surely deserved.
-        self.alone = self.lanes.waiting() == 0 && self.ask_one(urgent, true);
+        self.alone = self.lanes.waiting() == 0 && self.ask_one(round, true);
         self.alone
     }
 
     /// Sends one naming request, for what is suspected of the last reader's end, or for what is
     /// not.
-    fn ask_one(&mut self, urgent: bool, suspected: bool) -> bool {
-        self.ask_kernel(urgent, suspected)
-            || self.ask_file(urgent, suspected)
-            || self.ask_perf_map(urgent, suspected)
+    fn ask_one(&mut self, round: Option<Instant>, suspected: bool) -> bool {
+        self.ask_kernel(round, suspected)
+            || self.ask_file(round, suspected)
+            || self.ask_perf_map(round, suspected)
     }
 
-    fn ask_kernel(&mut self, urgent: bool, suspected: bool) -> bool {
-        if (self.kernel_strikes > 0) != suspected || !self.kernel.is_ripe(urgent) {
+    fn ask_kernel(&mut self, round: Option<Instant>, suspected: bool) -> bool {
+        if (self.kernel_strikes > 0) != suspected || !self.kernel.is_ripe(round) {
             return false;
         }
         let Some(trip) = self.lanes.for_another() else { return false };
@@ -523,11 +534,10 @@ impl Symbolizer {
         self.send(trip, kind, Named::Kernel(addresses))
     }
 
-    fn ask_file(&mut self, urgent: bool, suspected: bool) -> bool {
+    fn ask_file(&mut self, round: Option<Instant>, suspected: bool) -> bool {
         let mut ripe = None;
         for (&key, file) in &mut self.files {
-            if (file.strikes > 0) != suspected || file.reopening || !file.addresses.is_ripe(urgent)
-            {
+            if (file.strikes > 0) != suspected || file.reopening || !file.addresses.is_ripe(round) {
                 continue;
             }
             if !file.is_open {
@@ -550,11 +560,11 @@ impl Symbolizer {
         self.send(trip, kind, named)
     }
 
-    fn ask_perf_map(&mut self, urgent: bool, suspected: bool) -> bool {
+    fn ask_perf_map(&mut self, round: Option<Instant>, suspected: bool) -> bool {
         let ripe = self
             .perf_maps
             .iter_mut()
-            .find(|(_, map)| (map.strikes > 0) == suspected && map.addresses.is_ripe(urgent));
+            .find(|(_, map)| (map.strikes > 0) == suspected && map.addresses.is_ripe(round));
         let Some((&life, map)) = ripe else { return false };
         let Some(trip) = self.lanes.for_another() else { return false };
         let avmas = map.addresses.take_wanted(MAX_ADDRESSES);

@@ -90,9 +90,12 @@ impl Addresses {
         self.wanted.len()
     }
 
-    /// Whether it is time to ask for what is wanted.
-    pub(super) fn is_ripe(&self, urgent: bool) -> bool {
-        self.wanted_since.is_some_and(|since| urgent || since.elapsed() >= self.collect)
+    /// Whether what is wanted had been collected long enough at the beginning of a `round`, or is
+    /// to be asked for however long that is: `round` is `None`.
+    pub(super) fn is_ripe(&self, round: Option<Instant>) -> bool {
+        self.wanted_since.is_some_and(|since| {
+            round.is_none_or(|round| round.saturating_duration_since(since) >= self.collect)
+        })
     }
 
     /// Takes up to `most` wanted addresses out, to be asked for.
@@ -199,6 +202,21 @@ mod tests {
         assert_eq!(addresses.wanted(), 0);
         addresses.put_back(&[2]);
         assert_eq!(addresses.take_wanted(9), [2]);
+    }
+
+    #[test]
+    fn what_is_new_in_a_round_is_left_for_a_later_one() {
+        let mut addresses = Addresses::default();
+        assert!(!addresses.is_ripe(None));
+        let begin = Instant::now();
+        addresses.want(1);
+        assert!(addresses.is_ripe(None));
+        assert!(!addresses.is_ripe(Some(begin)));
+        let round = Instant::now() + COLLECT;
+        assert!(addresses.is_ripe(Some(round)));
+        addresses.take_wanted(1);
+        addresses.want(2);
+        assert!(!addresses.is_ripe(Some(round)), "the next are collected for longer");
     }
 
     #[test]
