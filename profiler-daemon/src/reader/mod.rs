@@ -20,6 +20,7 @@ pub mod sandbox;
 mod seccomp;
 mod sys;
 mod target_path;
+pub mod unwind;
 pub mod wire;
 
 #[cfg(test)]

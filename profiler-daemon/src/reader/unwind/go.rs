@@ -1,0 +1,120 @@
+//! What Go's CFI leaves out.
+//!
+//! The Go linker (`cmd/link/internal/ld/dwarf.go`, `writeframes`) writes `.debug_frame` from the
+//! stack pointer's deltas alone: nothing in it is outermost, the frame pointer is never said to be
+//! saved, and functions that switch stacks look like any other. The facts here are of
+//! `runtime/asm_amd64.s`, Go 1.21 to 1.26.
+
+use profiler_ebpf::unwind::rule::{Rule, cfa, saved};
+
+use super::machine::Machine;
+use super::parts::{Part, Source};
+use super::roots::before;
+use super::sections::{Elf, Symbol};
+
+/// `push rbp`
+const PUSH_RBP: u8 = 0x55;
+
+/// `push rbp; mov rbp, rsp`
+const MAKE_FRAME: [u8; 4] = [PUSH_RBP, 0x48, 0x89, 0xe5];
+
+/// Offset of `sched.sp` in the runtime's `g`.
+const SCHED_SP: u8 = 0x38;
+
+/// In functions that have made a frame and then switch stacks:
+/// `(cfa, rbp) = (rbp + 16, *(cfa - 16))`
+const IN_FRAME: Rule =
+    Rule { offset: 16, fp: saved::AT_CFA, fp_offset: -16, ..Rule::only(cfa::FP) };
+
+/// Adds what is known of a function of Go's runtime by its name.
+pub(super) fn root(
+    elf: &Elf<'_>,
+    symbol: &Symbol<'_>,
+    name: &[u8],
+    end: u64,
+    above: &mut Vec<Part>,
+) {
+    let start = symbol.svma;
+    let mut add = |start, end, rule| above.push(Part { start, end, source: Source::Fixed(rule) });
+    let name = name.strip_suffix(b".abi0").unwrap_or(name);
+    match name {
+        // A goroutine's first function returns into goexit; to threads, mstart is the same.
+        b"runtime.goexit" | b"runtime.mstart" | b"runtime.rt0_go" => add(start, end, Rule::END),
+        // Not `_rt0_amd64_linux_lib`, which the dynamic linker calls.
+        name if name.starts_with(b"_rt0_") && !name.ends_with(b"_lib") => {
+            add(start, end, Rule::END);
+        }
+        b"runtime.sigreturn" | b"runtime.sigreturn__sigaction" => {
+            add(before(elf.machine, symbol), end, Rule::SIGNAL);
+        }
+        _ if elf.machine != Machine::X86_64 => {}
+        // They go over to the thread's own stack and never come back: what they call there is
+        // outermost.
+        b"runtime.mcall" | b"runtime.morestack" => {
+            if let Some(switch) = stack_switch(elf.code_at(start, end)) {
+                add(start.saturating_add(switch), end, Rule::END);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// How many bytes into a function the instruction `mov rsp, [register + SCHED_SP]` ends.
+fn stack_switch(code: &[u8]) -> Option<u64> {
+    let at = code.windows(4).position(|bytes| {
+        matches!(*bytes, [0x48 | 0x49, 0x8b, modrm, SCHED_SP]
+            if modrm & 0xf8 == 0x60 && modrm & 7 != 4)
+    })?;
+    Some(at as u64 + 4)
+}
+
+/// Follows the rows of a function for whether it has saved the frame pointer.
+pub(super) struct Prologue<'a> {
+    start: u64,
+    code: &'a [u8],
+    has_pushed: bool,
+    switches_stacks: bool,
+}
+
+impl<'a> Prologue<'a> {
+    pub(super) fn new(elf: &Elf<'a>, part: &Part) -> Self {
+        let code = elf.code_at(part.start, part.end);
+        let is_framed = code.starts_with(&MAKE_FRAME);
+        let switches_stacks = is_framed && stack_switch(code).is_some();
+        Self { start: part.start, code, has_pushed: false, switches_stacks }
+    }
+
+    /// Adds to a row what the function's code shows: the rule in its place, and one that follows
+    /// it at once.
+    pub(super) fn amend(&mut self, svma: u64, rule: Rule) -> (Rule, Option<(u64, Rule)>) {
+        if rule.cfa != cfa::SP || rule.fp != saved::SAME {
+            return (rule, None);
+        }
+        if rule.offset == 16 && !self.has_pushed {
+            let into = svma.checked_sub(self.start).and_then(|into| usize::try_from(into).ok());
+            let before = into.and_then(|into| self.code.get(into.checked_sub(1)?));
+            self.has_pushed = before == Some(&PUSH_RBP);
+        }
+        if rule.offset < 16 || !self.has_pushed {
+            return (rule, None);
+        }
+        let rule = Rule { fp: saved::AT_CFA, fp_offset: -16, ..rule };
+        let framed = svma.max(self.start.saturating_add(MAKE_FRAME.len() as u64));
+        (rule, self.switches_stacks.then_some((framed, IN_FRAME)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_instruction_that_switches_stacks_is_found() {
+        // mov rsp, [rdx + 0x38]; mov rsp, [r14 + 0x38]; mov rbx, [rdx + 0x38]; mov rsp, [rsp + …]
+        assert_eq!(stack_switch(&[0x90, 0x48, 0x8b, 0x62, 0x38]), Some(5));
+        assert_eq!(stack_switch(&[0x49, 0x8b, 0x66, 0x38, 0x90]), Some(4));
+        assert_eq!(stack_switch(&[0x48, 0x8b, 0x5a, 0x38]), None);
+        assert_eq!(stack_switch(&[0x48, 0x8b, 0x64, 0x38]), None);
+        assert_eq!(stack_switch(&[]), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! Functions whose CFI is missing or does not say what they are, known by their symbols.
+
+use profiler_ebpf::unwind::rule::Rule;
+
+use super::go;
+use super::machine::Machine;
+use super::parts::{Part, Source};
+use super::sections::{Elf, Symbol};
+
+/// How far a function without a stated size is taken to reach, in bytes.
+const UNSIZED_BYTES: u64 = 64;
+
+/// The most functions that are taken by their symbols.
+const MAX_ROOTS: usize = 1_024;
+
+/// What symbols say.
+#[derive(Default)]
+pub(super) struct Roots {
+    /// In place of what CFI says.
+    pub(super) above: Vec<Part>,
+    /// Where CFI says nothing.
+    pub(super) below: Vec<Part>,
+}
+
+/// Looks for known functions among the file's symbols.
+pub(super) fn find(elf: &Elf<'_>) -> Roots {
+    let mut roots = Roots::default();
+    let is_go = elf.is_go();
+    elf.for_each_function(|symbol| {
+        if roots.above.len() + roots.below.len() >= MAX_ROOTS {
+            return;
+        }
+        let end = |size| symbol.svma.saturating_add(size).min(elf.code_end(symbol.svma));
+        let sized = if symbol.size == 0 { UNSIZED_BYTES } else { symbol.size };
+        let whole = |start: u64, rule| Part { start, end: end(sized), source: Source::Fixed(rule) };
+        match symbol.name {
+            // glibc's say so themselves, musl's are written in assembly without any CFI.
+            b"_start" | b"__clone" | b"clone" | b"__clone3" | b"clone3" => {
+                roots.below.push(whole(symbol.svma, Rule::END));
+            }
+            // `arch/arm64/kernel/vdso/sigreturn.S`, which since Linux 5.8 has no CFI, and musl's.
+            b"__kernel_rt_sigreturn" | b"__restore_rt" => {
+                roots.below.push(whole(before(elf.machine, &symbol), Rule::SIGNAL));
+            }
+            name if is_go => go::root(elf, &symbol, name, end(symbol.size), &mut roots.above),
+            _ => {}
+        }
+    });
+    roots.above.retain(|part| part.start < part.end);
+    roots.below.retain(|part| part.start < part.end);
+    roots
+}
+
+/// Where a trampoline's rows begin: nothing has called it, and who looks a caller up looks below
+/// the return address.
+pub(super) fn before(machine: Machine, symbol: &Symbol<'_>) -> u64 {
+    let instruction_bytes = match machine {
+        Machine::X86_64 => 1,
+        Machine::Aarch64 => 4,
+    };
+    symbol.svma.saturating_sub(instruction_bytes)
+}
