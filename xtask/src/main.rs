@@ -9,6 +9,7 @@ mod bench;
 mod checkout;
 mod ebpf;
 mod step;
+mod unwind;
 
 /// What developers of rprofd run.
 #[derive(Parser)]
@@ -25,6 +26,9 @@ enum Task {
     Ebpf(ebpf::Command),
     /// Measure a figure that rprofd promises; PASS or FAIL
     Bench(bench::Options),
+    /// Unwind tables of ELF files
+    #[command(subcommand)]
+    Unwind(unwind::Command),
     /// `cargo check` of the daemon for aarch64
     CheckAarch64,
 }
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Ebpf(command) => ebpf::run(&command),
         Task::Bench(options) => bench::run(&options),
+        Task::Unwind(command) => unwind::run(&command),
         Task::CheckAarch64 => aarch64::check(),
     };
     match outcome {
