@@ -22,6 +22,7 @@ mod seccomp;
 mod sys;
 mod target_path;
 pub mod unwind;
+mod unwinder;
 pub mod wire;
 
 #[cfg(test)]
