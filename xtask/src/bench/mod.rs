@@ -19,6 +19,7 @@ mod reader_kill;
 mod shares;
 mod short_lived;
 mod start;
+mod unwind_tables;
 mod whole_machine;
 
 #[derive(Args)]
@@ -38,7 +39,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 10] = [
+const ENTRIES: [Entry; 11] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -80,6 +81,11 @@ const ENTRIES: [Entry; 10] = [
         name: "reader-kill",
         about: "a run in which the reader is killed 200 times",
         run: reader_kill::run,
+    },
+    Entry {
+        name: "unwind-tables",
+        about: "making the unwind tables of libc and of the biggest library found",
+        run: unwind_tables::run,
     },
 ];
 

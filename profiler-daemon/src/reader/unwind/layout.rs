@@ -45,8 +45,8 @@ impl Page {
 ///
 /// `rows` are sorted and not empty.
 pub(super) fn lay_out(rows: &[Row], rules: &[Rule], end: u64) -> (Table, Vec<Block>) {
-    let plans = (MIN_SHIFT..=MAX_SHIFT).map_while(|shift| plan(rows, end, shift));
-    let plan = plans.min_by_key(|plan| (plan.head_blocks(rules), plan.shift));
+    let plans = (MIN_SHIFT..=MAX_SHIFT).map_while(|shift| plan(rows, rules, end, shift));
+    let plan = plans.min_by_key(|plan| (plan.all_blocks(rules), plan.shift));
     // Pages of the smallest size have a row per byte at most, and fit.
     let plan = plan.unwrap_or(Plan { shift: MIN_SHIFT, places: Vec::new(), row_blocks: 0 });
     write(&plan, rows, rules, end)
@@ -58,7 +58,7 @@ impl Plan {
     }
 
     /// Blocks of all parts.
-    fn head_blocks(&self, rules: &[Rule]) -> u32 {
+    fn all_blocks(&self, rules: &[Rule]) -> u32 {
         self.directory_blocks() + rule_blocks(rules) + self.row_blocks
     }
 }
@@ -100,11 +100,11 @@ fn pages(rows: &[Row], end: u64, shift: u32) -> impl Iterator<Item = Page> {
 /// Places pages of this size; `None` if one has more rows than a block.
 ///
 /// Each goes where it leaves least: pages of half a block would else waste the other half.
-fn plan(rows: &[Row], end: u64, shift: u32) -> Option<Plan> {
+fn plan(rows: &[Row], rules: &[Rule], end: u64, shift: u32) -> Option<Plan> {
     let mut places = Vec::new();
     let mut free = FreeSpace::new();
     // Where the pages of a single row are: those of the same rule share it.
-    let mut singles: Vec<Option<Place>> = vec![None; 1 << 16];
+    let mut singles: Vec<Option<Place>> = vec![None; rules.len()];
     for page in pages(rows, end, shift) {
         let count = page.count();
         if count > BLOCK_WORDS {
