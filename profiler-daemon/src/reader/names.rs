@@ -43,7 +43,7 @@ const BATCH: usize = 1_024;
 const HEAVY_BATCH: usize = 16;
 
 /// Pages of files that a heavy file may bring into this process, in bytes.
-const MOST_FILE_PAGES_BYTES: u64 = 64 << 20;
+const MOST_FILE_PAGES_BYTES: u64 = 8 << 20;
 
 /// What blazesym may keep of a heavy file's parsed units, in bytes: it drops none by itself.
 const MOST_UNITS_BYTES: u64 = 64 << 20;
@@ -120,6 +120,7 @@ impl Namer {
         }
         if is_heavy(&file) {
             self.forget_files(0);
+            sys::trim_heap();
         }
         let mut loaded = self.take(&file);
         loaded.name(&svmas, request.no_inlines, &self.pages, self.table.debug_dirs(), &mut names);
