@@ -107,7 +107,7 @@ fn run() -> Result<(), ChildError> {
 
     let missing = sandbox::drop_privileges()?;
     if !missing.is_empty() {
-        eprintln!("rprofd: reader: some files will not be readable without {}", missing.join(", "));
+        eprintln!("warning: some files will not be readable without {}", missing.join(", "));
     }
     // Only now: a change of user clears it (kernel/cred.c, commit_creds).
     set_parent_process_death_signal(Some(Signal::KILL))
