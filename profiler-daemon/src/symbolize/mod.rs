@@ -1,5 +1,6 @@
 //! Names for addresses: asks the reader, keeps what it answered.
 
+mod files;
 mod lanes;
 mod names;
 mod tables;
@@ -15,16 +16,17 @@ use std::{
 };
 
 use crate::{
-    process::{Life, LifeId, Mapping, MappingId},
+    process::{Life, LifeId, MappingId},
     reader::{
         client::ReaderError,
         link::{Failure, LaneName, Link, Outcome},
         protocol::{
-            FileInfo, FileKey, MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, Open, Process,
+            FileInfo, FileKey, MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, Process,
             ProcessInfo, Processes, reply, request,
         },
     },
 };
+use files::{File, MappedFile};
 use lanes::{Lanes, Trip};
 use names::{Addresses, Strings};
 
@@ -60,33 +62,6 @@ enum Named {
     File(FileKey, Vec<u64>),
     Kernel(Vec<u64>),
     PerfMap(LifeId, Vec<u64>),
-}
-
-/// What is known of the file behind a mapping.
-#[derive(Debug)]
-enum MappedFile {
-    /// The reader was asked; the offsets are wanted once it has answered.
-    Asked(Box<Open>, Vec<u64>),
-    Known(FileKey),
-    Failed,
-}
-
-#[derive(Debug)]
-struct File {
-    info: FileInfo,
-    /// How to open it again, in another reader.
-    open: Open,
-    /// The reader that runs has it open.
-    is_open: bool,
-    reopening: bool,
-    /// Its unwind table is to be asked for.
-    table_wanted: bool,
-    /// Where the reader that runs has it parsed.
-    lane: Option<usize>,
-    strikes: u32,
-    refused: bool,
-    named: bool,
-    addresses: Addresses,
 }
 
 /// A process whose perf map is asked.
@@ -129,6 +104,8 @@ pub struct Symbolizer {
     asked: Option<Instant>,
     figures: Figures,
     warned: HashSet<String>,
+    /// Files whose unwind tables are to be asked for.
+    tables_wanted: Vec<FileKey>,
     news: Vec<FileNews>,
 }
 
@@ -155,6 +132,7 @@ impl Symbolizer {
             asked: None,
             figures: Figures::default(),
             warned: HashSet::new(),
+            tables_wanted: Vec::new(),
             news: Vec::new(),
         })
     }
@@ -185,26 +163,6 @@ impl Symbolizer {
         };
         // Without a reader nobody can be asked; a sample without a mapping asks again.
         let _ = self.link.send(LaneName::Files, kind, Mark::Describe(pid));
-    }
-
-    /// Has the file behind a mapping opened, while it can be.
-    pub fn open(&mut self, pid: u32, mapping: &Mapping) {
-        if self.mappings.contains_key(&mapping.id) {
-            return;
-        }
-        let open = Open {
-            pid,
-            start: mapping.start,
-            end: mapping.end,
-            path: mapping.path.to_string(),
-            build_id: mapping.build_id.clone(),
-            device: mapping.device,
-            inode: mapping.inode,
-        };
-        self.mappings.insert(mapping.id, MappedFile::Asked(Box::new(open.clone()), Vec::new()));
-        let kind = request::Kind::Open(open);
-        // If no reader runs, the next one is asked when it starts.
-        let _ = self.link.send(LaneName::Files, kind, Mark::Open(mapping.id));
     }
 
     /// Asks for the name of an offset in the file behind a mapping.
@@ -372,76 +330,6 @@ impl Symbolizer {
         }
     }
 
-    fn opened(&mut self, mapping: MappingId, outcome: Outcome) {
-        let Some(state) = self.mappings.get_mut(&mapping) else { return };
-        let MappedFile::Asked(open, offsets) = state else { return };
-        match outcome {
-            Outcome::Answer(reply::Kind::File(info)) => {
-                let key = info.key;
-                let (open, offsets) = (std::mem::take(&mut **open), std::mem::take(offsets));
-                *state = MappedFile::Known(key);
-                self.news.push(FileNews::Opened(mapping, key));
-                let file = self.files.entry(key).or_insert_with(|| File {
-                    info,
-                    open: Open::default(),
-                    is_open: true,
-                    reopening: false,
-                    table_wanted: false,
-                    lane: None,
-                    strikes: 0,
-                    refused: false,
-                    named: false,
-                    addresses: Addresses::default(),
-                });
-                file.is_open = true;
-                file.open = open;
-                if file.open.build_id.is_empty() && file.open.inode == 0 {
-                    file.open.device = key.device;
-                    file.open.inode = key.inode;
-                }
-                for offset in offsets {
-                    file.addresses.want(offset);
-                }
-            }
-            Outcome::Answer(kind) => {
-                if let reply::Kind::Error(error) = kind {
-                    tracing::debug!("{error}");
-                }
-                *state = MappedFile::Failed;
-                self.news.push(FileNews::Refused(mapping));
-            }
-            // The next reader is asked.
-            Outcome::Failed(Failure::Lost) => {}
-            Outcome::Failed(failure) => {
-                let text = format!(
-                    "{} is left unnamed: the reader {} when it opened it",
-                    open.path,
-                    said(failure)
-                );
-                *state = MappedFile::Failed;
-                self.news.push(FileNews::Refused(mapping));
-                self.warn(&text);
-            }
-        }
-    }
-
-    fn reopened(&mut self, key: FileKey, outcome: Outcome) {
-        let Some(file) = self.files.get_mut(&key) else { return };
-        file.reopening = false;
-        match outcome {
-            Outcome::Answer(reply::Kind::File(info)) if info.key == key => file.is_open = true,
-            Outcome::Failed(Failure::Lost) => {}
-            Outcome::Answer(_) | Outcome::Failed(_) => {
-                tracing::debug!("{} cannot be opened again", file.open.path.escape_debug());
-                file.refused = true;
-                file.addresses.give_up();
-                if std::mem::take(&mut file.table_wanted) {
-                    self.news.push(FileNews::Table(key, None));
-                }
-            }
-        }
-    }
-
     fn file_named(&mut self, key: FileKey, offsets: &[u64], outcome: Outcome) {
         let Some(file) = self.files.get_mut(&key) else { return };
         file.named = true;
@@ -472,21 +360,6 @@ impl Symbolizer {
                     );
                     self.warn(&text);
                 }
-            }
-        }
-    }
-
-    /// A new reader has nothing open.
-    fn reader_is_new(&mut self) {
-        for file in self.files.values_mut() {
-            file.is_open = false;
-            file.reopening = false;
-            file.lane = None;
-        }
-        for (&mapping, state) in &self.mappings {
-            if let MappedFile::Asked(open, _) = state {
-                let kind = request::Kind::Open(open.as_ref().clone());
-                let _ = self.link.send(LaneName::Files, kind, Mark::Open(mapping));
             }
         }
     }
@@ -537,13 +410,10 @@ impl Symbolizer {
     fn ask_file(&mut self, round: Option<Instant>, suspected: bool) -> bool {
         let mut ripe = None;
         for (&key, file) in &mut self.files {
-            if (file.strikes > 0) != suspected || file.reopening || !file.addresses.is_ripe(round) {
+            if (file.strikes > 0) != suspected || !file.addresses.is_ripe(round) {
                 continue;
             }
-            if !file.is_open {
-                file.reopening = true;
-                let kind = request::Kind::Open(file.open.clone());
-                let _ = self.link.send(LaneName::Files, kind, Mark::Reopen(key));
+            if !file.is_open_or_asked(key, &mut self.link) {
                 continue;
             }
             if let Some(trip) = self.lanes.for_file(&file.info, file.lane) {

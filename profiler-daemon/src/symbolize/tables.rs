@@ -23,10 +23,7 @@ pub enum FileNews {
 impl Symbolizer {
     /// Asks for a file's unwind table; [`Self::take_news`] has the answer.
     pub fn want_table(&mut self, key: FileKey) {
-        match self.files.get_mut(&key) {
-            Some(file) if !file.refused => file.table_wanted = true,
-            _ => self.news.push(FileNews::Table(key, None)),
-        }
+        self.tables_wanted.push(key);
     }
 
     /// What was said of files since the last call.
@@ -40,19 +37,16 @@ impl Symbolizer {
     }
 
     pub(super) fn ask_tables(&mut self) {
-        for (&key, file) in &mut self.files {
-            if !file.table_wanted || file.reopening {
+        for key in std::mem::take(&mut self.tables_wanted) {
+            let Some(file) = self.files.get_mut(&key).filter(|file| !file.refused) else {
+                self.news.push(FileNews::Table(key, None));
                 continue;
-            }
-            if !file.is_open {
-                file.reopening = true;
-                let kind = request::Kind::Open(file.open.clone());
-                let _ = self.link.send(LaneName::Files, kind, Mark::Reopen(key));
-                continue;
-            }
+            };
             let kind = request::Kind::Unwind(Unwind { key });
-            if self.link.send(LaneName::Tables, kind, Mark::Table(key)).is_ok() {
-                file.table_wanted = false;
+            let is_sent = file.is_open_or_asked(key, &mut self.link)
+                && self.link.send(LaneName::Tables, kind, Mark::Table(key)).is_ok();
+            if !is_sent {
+                self.tables_wanted.push(key);
             }
         }
     }
