@@ -317,6 +317,9 @@ impl Recorder {
         if let Some(text) = self.latencies.text() {
             tracing::info!("exec to kernel mappings: {text}");
         }
+        if self.tables.dropped() > 0 {
+            tracing::info!("unwind tables dropped for want of room: {}", self.tables.dropped());
+        }
         tracing::info!("readers started: {}", self.symbolizer.readers_started());
     }
 }

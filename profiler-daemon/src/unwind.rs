@@ -72,6 +72,11 @@ impl Tables {
         }
     }
 
+    /// Whether the file has no table yet, and may have one later.
+    pub fn is_awaited(&self, key: &FileKey) -> bool {
+        matches!(self.files.get(key), None | Some(State::Asked | State::Dropped))
+    }
+
     /// A sample was in the file. `true`: its table was dropped, and the reader has to be asked.
     pub fn touch(&mut self, key: &FileKey) -> bool {
         self.touches += 1;
@@ -93,13 +98,6 @@ impl Tables {
             Some(table) if self.pending.len() < MAX_PENDING => self.pending.push_back((key, table)),
             Some(_) => *state = State::Dropped,
             None => *state = State::Absent,
-        }
-    }
-
-    /// The reader went before it answered: the next one is asked.
-    pub fn ask_again(&mut self, key: FileKey) {
-        if let Some(state @ State::Asked) = self.files.get_mut(&key) {
-            *state = State::Dropped;
         }
     }
 

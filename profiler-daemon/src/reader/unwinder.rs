@@ -6,8 +6,11 @@ use std::time::Duration;
 use super::files::FileTable;
 use super::lane::Answer;
 use super::protocol::{FileKey, UnwindTable, reply, request};
-use super::sys::FileBytes;
+use super::sys::{FileBytes, trim_heap};
 use super::unwind::{self, UnwindError};
+
+/// After how long without a request freed memory is given back.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// Why there is no table.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +42,14 @@ enum UnwinderError {
 /// Answers the tables lane.
 pub(super) struct Unwinder {
     table: Arc<FileTable>,
+    /// The heap may hold what tables took while they were made.
+    has_worked: bool,
 }
 
 impl Unwinder {
     /// Makes tables of files of `table`.
     pub(super) const fn new(table: Arc<FileTable>) -> Self {
-        Self { table }
+        Self { table, has_worked: false }
     }
 
     fn build(&self, key: &FileKey) -> Result<UnwindTable, UnwinderError> {
@@ -74,6 +79,7 @@ impl Answer for Unwinder {
         let request::Kind::Unwind(request) = request else {
             return reply::Kind::Error("this is asked on another lane".to_owned());
         };
+        self.has_worked = true;
         match self.build(&request.key) {
             Ok(table) => reply::Kind::Table(table),
             Err(error) => reply::Kind::Error(error.to_string()),
@@ -81,8 +87,11 @@ impl Answer for Unwinder {
     }
 
     fn rest_after(&self) -> Option<Duration> {
-        None
+        self.has_worked.then_some(REST_AFTER)
     }
 
-    fn rest(&mut self) {}
+    fn rest(&mut self) {
+        self.has_worked = false;
+        trim_heap();
+    }
 }

@@ -36,7 +36,7 @@ impl Recorder {
             } else if let Some(file) = self.symbolizer.file(mapping.id) {
                 range.table = self.tables.slot(&file.key);
                 range.bias = bias(mapping, file);
-                if range.table == 0 {
+                if self.tables.is_awaited(&file.key) {
                     self.waiting.tables.entry(file.key).or_default().insert(id);
                 }
             } else if mapping.has_file() {
@@ -57,7 +57,7 @@ impl Recorder {
             match news {
                 FileNews::Opened(mapping, key) => {
                     again.extend(self.waiting.files.remove(&mapping).unwrap_or_default());
-                    if self.tables.want(key) {
+                    if self.settings.user_stacks && self.tables.want(key) {
                         self.symbolizer.want_table(key);
                     }
                 }
