@@ -130,7 +130,7 @@ pub struct Options {
 
     /// What unwind tables may take in the kernel; the least recently used are dropped
     #[arg(
-        help_heading = "Sampling",
+        help_heading = "Unwinding",
         long,
         value_name = "SIZE",
         env = "RPROFD_UNWIND_MEMORY",

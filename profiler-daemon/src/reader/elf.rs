@@ -21,8 +21,8 @@ const MAX_BUILD_ID_BYTES: usize = 64;
 /// The longest Go build ID taken, in bytes; Go's are 83.
 const MAX_GO_BUILD_ID_BYTES: usize = 256;
 
-const CLASS_64: u8 = 2;
-const LITTLE_ENDIAN: u8 = 1;
+pub(super) const CLASS_64: u8 = 2;
+pub(super) const LITTLE_ENDIAN: u8 = 1;
 const PT_LOAD: u64 = 1;
 const PT_NOTE: u64 = 4;
 const PF_X: u64 = 1;
@@ -346,7 +346,7 @@ fn read_range(file: &File, offset: u64, size: u64) -> Result<Vec<u8>, ElfError> 
     Ok(bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 

@@ -2,14 +2,15 @@
 //!
 //! A connection (a *lane*) is a Unix stream socket. A message on it is a little-endian `u32`
 //! length, then that many bytes of protobuf. The core sends [`Request`]s with increasing ids and
-//! the reader answers each with one [`Reply`] of the same id, in order. There are three lanes:
+//! the reader answers each with one [`Reply`] of the same id, in order. There are four lanes:
 //!
 //! * the *files* lane: quick questions (`Processes`, `Process`, `Open`), answered in microseconds
 //!   to milliseconds, so that a file is opened before a short-lived process is gone;
 //! * two *names* lanes: `NameFile`, `NameKernel`, `NamePerfMap`, which parse debug information and
 //!   may take seconds. Both know the same open files, and each keeps what it parsed to itself, so
 //!   that a file is best named on one lane alone, and all heavy ones on the same
-//!   ([`HEAVY_BYTES`]).
+//!   ([`HEAVY_BYTES`]);
+//! * the *tables* lane: `Unwind`, whose answers stacks wait for, and not behind naming.
 //!
 //! The reader may be compromised by what it reads: the core checks every length and index of a
 //! reply before use. Both sides refuse a message longer than [`MAX_MESSAGE_BYTES`].

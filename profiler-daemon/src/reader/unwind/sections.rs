@@ -11,6 +11,7 @@ use gimli::BaseAddresses;
 
 use super::UnwindError;
 use super::machine::Machine;
+use crate::reader::elf::{CLASS_64, LITTLE_ENDIAN, u32_at};
 
 /// The most program headers looked at.
 const MAX_PROGRAM_HEADERS: usize = 4_096;
@@ -25,8 +26,6 @@ const MAX_DECOMPRESSED_BYTES: u64 = 64 << 20;
 /// The addresses a row can hold.
 const MAX_SVMA: u64 = 1 << 48;
 
-const CLASS_64: u8 = 2;
-const LITTLE_ENDIAN: u8 = 1;
 const PT_LOAD: u32 = 1;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
@@ -322,10 +321,6 @@ fn slice(bytes: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
