@@ -112,4 +112,8 @@ fn node_with_a_perf_map() {
         frames.iter().any(|name| name.contains("multiply") && name.contains("work.js"))
     });
     assert!(named * 2 > profile.total("cpu"), "{:#?}", profile.stacks());
+    // Through V8's built-in functions, too, which `work` was called by.
+    let count = |key| profile.count(key).unwrap_or(0);
+    let guessed = count("outcome.guessed");
+    assert!(count("outcome.complete") > guessed * 9, "{:?}", profile.counts());
 }

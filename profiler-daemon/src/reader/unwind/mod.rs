@@ -29,6 +29,7 @@ mod rows;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod v8;
 
 pub use equation::Equation;
 pub use evaluate::Unsupported;

@@ -6,6 +6,7 @@ use super::go;
 use super::machine::Machine;
 use super::parts::{Part, Source};
 use super::sections::{Elf, Symbol};
+use super::v8;
 
 /// How far a function without a stated size is taken to reach, in bytes.
 const UNSIZED_BYTES: u64 = 64;
@@ -41,6 +42,9 @@ pub(super) fn find(elf: &Elf<'_>) -> Roots {
             // `arch/arm64/kernel/vdso/sigreturn.S`, which since Linux 5.8 has no CFI, and musl's.
             b"__kernel_rt_sigreturn" | b"__restore_rt" => {
                 roots.below.push(whole(before(elf.machine, &symbol), Rule::SIGNAL));
+            }
+            name if name.starts_with(v8::PREFIX) => {
+                v8::root(elf.machine, &symbol, end(symbol.size), &mut roots.below);
             }
             name if is_go => go::root(elf, &symbol, name, end(symbol.size), &mut roots.above),
             _ => {}
