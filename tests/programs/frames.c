@@ -99,6 +99,25 @@ __attribute__((noinline)) static void prologues(void) {
     sink++;
 }
 
+// A frame whose stack is aligned to more than the ABI asks for, and has no known size: the frame
+// pointer is neither relative to the CFA nor is what it was saved at.
+__attribute__((noinline)) static void realigned(int size) {
+    volatile char aligned[64] __attribute__((aligned(64)));
+    volatile char *space = alloca(size + sink % 7);
+    aligned[1] = space[size / 2] = 1;
+    busy(SECONDS);
+    sink += aligned[1] + space[size / 2];
+}
+
+// Its caller is found by the frame pointer, which the frame above has saved.
+__attribute__((noinline)) static void by_frame_pointer(void) {
+    int size = 1000;
+    volatile char *space = alloca(size + sink % 7);
+    space[size / 2] = 1;
+    realigned(size);
+    sink += space[size / 2];
+}
+
 int main(int argc, char **argv) {
     const char *shape = argc > 1 ? argv[1] : "";
     if (strcmp(shape, "vdso") == 0)
@@ -111,6 +130,8 @@ int main(int argc, char **argv) {
         phases(threads);
     else if (strcmp(shape, "prologues") == 0)
         phases(prologues);
+    else if (strcmp(shape, "realigned") == 0)
+        phases(by_frame_pointer);
     else
         return 2;
     return sink == 1;

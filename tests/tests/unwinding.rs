@@ -137,6 +137,12 @@ fn prologue_and_epilogue() {
     frames("prologues", &["saves"], &["saves", "prologues", "phases", "main"], "_start");
 }
 
+#[test]
+fn realigned_stack() {
+    let through = ["work", "busy", "realigned", "by_frame_pointer", "phases", "main"];
+    frames("realigned", &["work"], &through, "_start");
+}
+
 /// Links a program with a shared library, and expects that samples in its procedure linkage table,
 /// which has no symbol of its own, are whole, as are those around it.
 fn procedure_linkage_table(name: &str, option: &str) {
