@@ -1,12 +1,19 @@
 //! Stacks of programs without frame pointers: walked by their unwind tables.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rprofd_tests::{Program, Rprofd, TestDir, machine};
+use rprofd_tests::{Profile, Program, Rprofd, TestDir, machine, pprof::Sample};
+
+/// How the programs without frame pointers are compiled.
+const FLAGS: [&str; 3] = ["-O2", "-fomit-frame-pointer", "-pthread"];
 
 /// One at a time: until a file's table is made there is no other way than along frame pointers, and
 /// a debug build takes its time to make libc's.
 static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs a shape of the program, and expects all stacks of its busy leaf to go through `through`,
 /// leaf first, down to `root`.
@@ -14,9 +21,9 @@ fn shape(name: &str, through: &[&str], root: &str) {
     if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
         return;
     }
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let dir = TestDir::new(&format!("unwinding-{name}"));
-    let program = Program::build_with("shapes.c", &["-O2", "-fomit-frame-pointer", "-pthread"]);
+    let program = Program::build_with("shapes.c", &FLAGS);
     let run = Rprofd::new(&dir).args(["-F", "499", "--user-only", "--", program.arg(), name]).run();
     let profile = run.expect_success().profile_of("shapes");
     let total = profile.total("samples");
@@ -59,4 +66,123 @@ fn callback_from_a_library() {
 #[test]
 fn thread() {
     shape("thread", &["thread"], "");
+}
+
+/// The profile of a program that does the same twice; it is the second time that is judged, when
+/// its tables are there.
+fn phases(name: &str, program: &Program, shape: &str) -> Profile {
+    let _alone = alone();
+    let dir = TestDir::new(&format!("unwinding-{name}"));
+    let run =
+        Rprofd::new(&dir).args(["-F", "499", "--user-only", "--", program.arg(), shape]).run();
+    run.expect_success().profile_of("measured")
+}
+
+/// Expects that of the measured samples that `is_meant` nearly all go through `through`, one after
+/// the other, down to `root`.
+fn expect_whole(
+    profile: &Profile,
+    is_meant: impl Fn(&[&str]) -> bool,
+    through: &[&str],
+    root: &str,
+) {
+    let is_measured = |sample: &Sample| {
+        let is_late = sample.labels.get("thread").is_some_and(|name| name == "measured");
+        is_late && is_meant(&profile.frames(sample))
+    };
+    let meant = profile.total_where("samples", is_measured);
+    let whole = profile.total_where("samples", |sample| {
+        let frames = profile.frames(sample);
+        let is_through = frames.windows(through.len()).any(|frames| frames == through);
+        is_measured(sample) && is_through && frames.last() == Some(&root)
+    });
+    assert!(meant > 100, "{meant} samples: {:#?}", profile.stacks());
+    assert!(whole * 100 >= meant * 97, "{whole} of {meant}: {:#?}", profile.stacks());
+}
+
+/// Runs a shape of `frames.c`, and expects that nearly all samples whose innermost function is one
+/// of `leaves` are whole.
+fn frames(shape: &str, leaves: &[&str], through: &[&str], root: &str) {
+    if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
+        return;
+    }
+    let program = Program::build_with("frames.c", &FLAGS);
+    let profile = phases(shape, &program, shape);
+    expect_whole(&profile, |frames| leaves.contains(&frames[0]), through, root);
+}
+
+#[test]
+fn vdso() {
+    let leaves = ["clock_gettime", "__vdso_clock_gettime"];
+    frames("vdso", &leaves, &["clocks", "phases", "main"], "_start");
+}
+
+#[test]
+fn vfork() {
+    frames("vfork", &["work"], &["work", "busy", "vforked", "phases", "main"], "_start");
+}
+
+#[test]
+fn arrays_of_variable_length() {
+    frames("arrays", &["work"], &["work", "busy", "arrays", "phases", "main"], "_start");
+}
+
+#[test]
+fn short_threads() {
+    frames("threads", &["work", "short_thread"], &["short_thread"], "clone3");
+}
+
+#[test]
+fn prologue_and_epilogue() {
+    frames("prologues", &["saves"], &["saves", "prologues", "phases", "main"], "_start");
+}
+
+#[test]
+fn realigned_stack() {
+    let through = ["work", "busy", "realigned", "by_frame_pointer", "phases", "main"];
+    frames("realigned", &["work"], &through, "_start");
+}
+
+/// Links a program with a shared library, and expects that samples in its procedure linkage table,
+/// which has no symbol of its own, are whole, as are those around it.
+fn procedure_linkage_table(name: &str, option: &str) {
+    if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
+        return;
+    }
+    let library = Program::build_with("tiny.c", &["-shared", "-fPIC", "-fomit-frame-pointer"]);
+    let flags = [&FLAGS[..], &["-Wl,--no-as-needed", option, library.arg()]].concat();
+    let program = Program::build_with("linked.c", &flags);
+    let profile = phases(name, &program, "");
+    let through = ["calls", "linked", "phases", "main"];
+    for leaf in ["tiny", "calls"] {
+        expect_whole(&profile, |frames| frames[0] == leaf, &through, "_start");
+    }
+    let is_entry = |frames: &[&str]| ["", "_init", "tiny@plt"].contains(&frames[0]);
+    expect_whole(&profile, is_entry, &through, "_start");
+}
+
+#[test]
+fn procedure_linkage_table_bound_late() {
+    procedure_linkage_table("plt-lazy", "-Wl,-z,lazy");
+}
+
+#[test]
+fn procedure_linkage_table_bound_at_once() {
+    procedure_linkage_table("plt-now", "-Wl,-z,now");
+}
+
+#[test]
+fn procedure_linkage_table_of_two_sections() {
+    procedure_linkage_table("plt-sec", "-Wl,-z,ibtplt");
+}
+
+#[test]
+fn exception_in_flight() {
+    if !machine::can_profile() || !machine::has(&["g++", "go"]) {
+        return;
+    }
+    let program = Program::build_with("thrown.cc", &FLAGS);
+    let profile = phases("thrown", &program, "");
+    let through = ["catches", "exceptions", "phases", "main"];
+    expect_whole(&profile, |frames| frames[0] != "phases", &through, "_start");
 }

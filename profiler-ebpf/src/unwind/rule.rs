@@ -40,6 +40,8 @@ pub mod saved {
     pub const AT_CFA: u8 = 1;
     /// It cannot be told.
     pub const LOST: u8 = 2;
+    /// `*(fp + offset)`, of this frame's frame pointer: where the stack was realigned.
+    pub const AT_FP: u8 = 3;
 }
 
 /// How the caller of a frame is found. The return address of x86_64 is always at `cfa - 8`; that of
@@ -57,9 +59,9 @@ pub struct Rule {
     pub aux: u8,
     /// In bytes.
     pub offset: i32,
-    /// From the CFA, in bytes.
+    /// From the CFA or the frame pointer, in bytes.
     pub fp_offset: i16,
-    /// From the CFA, in bytes.
+    /// From the CFA or the frame pointer, in bytes.
     pub aux_offset: i16,
     /// In bytes.
     pub extra: i32,

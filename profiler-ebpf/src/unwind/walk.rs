@@ -126,28 +126,28 @@ impl Walk {
         let fp = if rule.fp == saved::SAME {
             flags |= self.flags & FP_LOST;
             self.registers.fp
-        } else if rule.fp != saved::AT_CFA {
-            flags |= FP_LOST;
-            0
-        } else if rule.fp_offset == -16 {
+        } else if rule.fp == saved::AT_CFA && rule.fp_offset == -16 {
             below
-        } else {
-            let Some(fp) = memory.word(cfa.wrapping_add(i64::from(rule.fp_offset) as u64)) else {
+        } else if let Some(at) = self.saved_at(rule.fp, rule.fp_offset, cfa) {
+            let Some(fp) = memory.word(at) else {
                 return Step::End(Outcome::Unreadable);
             };
             fp
+        } else {
+            flags |= FP_LOST;
+            0
         };
         let aux = if rule.aux == saved::SAME {
             flags |= self.flags & AUX_LOST;
             self.registers.aux
-        } else if rule.aux != saved::AT_CFA {
-            flags |= AUX_LOST;
-            0
-        } else {
-            let Some(aux) = memory.word(cfa.wrapping_add(i64::from(rule.aux_offset) as u64)) else {
+        } else if let Some(at) = self.saved_at(rule.aux, rule.aux_offset, cfa) {
+            let Some(aux) = memory.word(at) else {
                 return Step::End(Outcome::Unreadable);
             };
             aux
+        } else {
+            flags |= AUX_LOST;
+            0
         };
         let return_address = if arch::HAS_LINK_REGISTER {
             if flags & AUX_LOST != 0 {
@@ -173,6 +173,17 @@ impl Walk {
         self.registers = Registers { pc, sp: cfa, fp, aux };
         self.flags = flags;
         Step::Caller(pc)
+    }
+
+    /// Where a register was saved; none: it is lost.
+    #[inline(always)]
+    const fn saved_at(&self, place: u8, offset: i16, cfa: u64) -> Option<u64> {
+        let base = match place {
+            saved::AT_CFA => cfa,
+            saved::AT_FP if self.flags & FP_LOST == 0 => self.registers.fp,
+            _ => return None,
+        };
+        Some(base.wrapping_add(offset as i64 as u64))
     }
 
     #[inline(always)]
@@ -404,6 +415,17 @@ mod tests {
         };
         let (_, walk) = step(LEAF, &rule);
         assert_eq!((walk.registers.fp, walk.registers.aux), (!0x1030, !0x1018));
+        let realigned = Rule {
+            fp: saved::AT_FP,
+            fp_offset: 0,
+            aux: saved::AT_FP,
+            aux_offset: -16,
+            ..Rule::only(cfa::FP_DEREF)
+        };
+        let aligned = Registers { fp: 0x2007, ..LEAF };
+        let (found, walk) = step(aligned, &realigned);
+        assert_eq!(found, Step::Caller(0x2007 + 8));
+        assert_eq!((walk.registers.fp, walk.registers.aux), (!0x2007, !(0x2007 - 16)));
         let (_, walk) = step(LEAF, &Rule { fp_offset: -24, aux: saved::LOST, ..rule });
         assert_eq!(walk.registers.fp, !0x1028);
         assert_eq!(walk.flags, AUX_LOST);

@@ -40,10 +40,11 @@ impl fmt::Display for Equation {
             number => return write!(f, "rule of unknown kind {number}"),
         }
         for (name, place, offset) in
-            [(fp, rule.fp, rule.fp_offset), (aux, rule.aux, rule.aux_offset)]
+            [(&fp, rule.fp, rule.fp_offset), (&aux, rule.aux, rule.aux_offset)]
         {
             match place {
                 saved::SAME => {}
+                saved::AT_FP => write!(f, ", {name} = *({fp}{})", Plus(i32::from(offset)))?,
                 saved::AT_CFA => write!(f, ", {name} = *(cfa{})", Plus(i32::from(offset)))?,
                 _ => write!(f, ", {name} lost")?,
             }

@@ -74,6 +74,8 @@ enum Place {
     Same,
     /// At the CFA plus this.
     AtCfa(i64),
+    /// At this frame's frame pointer plus this.
+    AtFp(i64),
     /// Anywhere else.
     Elsewhere,
 }
@@ -204,11 +206,12 @@ impl State {
 
 /// As numbers of [`saved`].
 fn place(place: Place) -> (u8, i16) {
+    let near =
+        |kind, offset| i16::try_from(offset).map_or((saved::LOST, 0), |offset| (kind, offset));
     match place {
         Place::Unset | Place::Same => (saved::SAME, 0),
-        Place::AtCfa(offset) => {
-            i16::try_from(offset).map_or((saved::LOST, 0), |offset| (saved::AT_CFA, offset))
-        }
+        Place::AtCfa(offset) => near(saved::AT_CFA, offset),
+        Place::AtFp(offset) => near(saved::AT_FP, offset),
         Place::Undefined | Place::Elsewhere => (saved::LOST, 0),
     }
 }
@@ -356,10 +359,18 @@ impl<'a, S: UnwindSection<Reader<'a>>> Program<'_, S> {
             Instruction::OffsetExtendedSf { register, factored_offset } => {
                 state.set(machine, register, at(factored_offset));
             }
+            Instruction::Expression { register, expression } => {
+                let place = match self.shape(&expression) {
+                    Some(Shape::Sum { register, offset }) if register == machine.fp() => {
+                        Place::AtFp(offset)
+                    }
+                    _ => Place::Elsewhere,
+                };
+                state.set(machine, register, place);
+            }
             Instruction::ValOffset { register, .. }
             | Instruction::ValOffsetSf { register, .. }
             | Instruction::Register { dest_register: register, .. }
-            | Instruction::Expression { register, .. }
             | Instruction::ValExpression { register, .. } => {
                 state.set(machine, register, Place::Elsewhere);
             }

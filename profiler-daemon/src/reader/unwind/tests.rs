@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use profiler_ebpf::unwind::rule::cfa;
+use profiler_ebpf::unwind::rule::{cfa, saved};
 
 use super::*;
 
@@ -140,7 +140,11 @@ fn saved_registers() {
         (".cfi_register rbp, r8\n.cfi_undefined rbx", "cfa = rsp + 8, rbp lost, rbx lost"),
         (".cfi_same_value rbp", "cfa = rsp + 8"),
         // DW_CFA_expression rbp: breg6 0.
-        (".cfi_escape 0x10, 6, 2, 0x76, 0", "cfa = rsp + 8, rbp lost"),
+        (".cfi_escape 0x10, 6, 2, 0x76, 0", "cfa = rsp + 8, rbp = *(rbp)"),
+        // rbx: breg6 -16.
+        (".cfi_escape 0x10, 3, 2, 0x76, 0x70", "cfa = rsp + 8, rbx = *(rbp - 16)"),
+        // rbp: breg7 0.
+        (".cfi_escape 0x10, 6, 2, 0x77, 0", "cfa = rsp + 8, rbp lost"),
     ];
     for (directive, expected) in cases {
         assert_eq!(rule_of(directive), expected, "{directive}");

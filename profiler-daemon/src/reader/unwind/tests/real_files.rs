@@ -41,8 +41,12 @@ fn says_the_same(rule: Rule, row: &gimli::UnwindTableRow<usize>, machine: Machin
         }
         Some(_) => (2, 0),
     };
-    let registers = (rule.fp, rule.fp_offset) == place(machine.fp())
-        && (rule.aux, rule.aux_offset) == place(machine.aux());
+    let agrees = |kind, offset, register| match row.register(register) {
+        Some(RegisterRule::Expression(_)) => matches!(kind, saved::AT_FP | saved::LOST),
+        _ => (kind, offset) == place(register),
+    };
+    let registers = agrees(rule.fp, rule.fp_offset, machine.fp())
+        && agrees(rule.aux, rule.aux_offset, machine.aux());
     match row.cfa() {
         gimli::CfaRule::RegisterAndOffset { register, offset } => {
             let base = match rule.cfa {
