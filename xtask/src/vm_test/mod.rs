@@ -22,12 +22,10 @@ mod kernel;
 
 /// The oldest that rprofd runs on, and the newest that Debian 12 has.
 const SERIES: [&str; 2] = ["6.1", "6.12"];
-/// Samples per second: a stack of a thousand frames takes an emulated processor its time.
-const FREQUENCY: u32 = 49;
-/// The longest that a machine may run; it takes 20 to 30 s.
+/// The longest that a machine may run; it takes 10 to 20 s.
 const LIMIT: Duration = Duration::from_secs(150);
 /// What a run must come to. Until libc's table is made, stacks are guessed.
-const LEAST_SAMPLES: i64 = 50;
+const LEAST_SAMPLES: i64 = 100;
 const LEAST_COMPLETE: f64 = 60.0;
 /// Share of the complete stacks that are whole: a few are of the program's start and end.
 const LEAST_WHOLE: f64 = 90.0;
@@ -66,7 +64,7 @@ fn build_initramfs(dir: &Path) -> Result<PathBuf> {
     step::run(Command::new("strip").arg("-o").arg(&stripped).arg(release))?;
     let init = dir.join("init");
     let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-Wall"]).arg(format!("-DFREQUENCY=\"{FREQUENCY}\"")).arg("-o").arg(&init);
+    gcc.args(["-O2", "-Wall", "-Werror", "-o"]).arg(&init);
     step::run(gcc.arg(checkout::root().join("xtask/src/vm_test/init.c")))?;
     let shapes = Program::build_with("shapes.c", &["-O2", "-fomit-frame-pointer", "-pthread"]);
 
@@ -96,7 +94,7 @@ fn boot(kernel: &Kernel, initramfs: &Path, dir: &Path) -> Result<String> {
     }
     let mut machine =
         qemu.stdin(Stdio::null()).spawn().context("could not start qemu-system-x86_64")?;
-    let outcome = wait(&mut machine).and_then(|()| check(&profile));
+    let outcome = wait(&mut machine).and_then(|()| check(&profile, &kernel.release));
     if outcome.is_err() {
         print!("{}", String::from_utf8_lossy(&fs::read(&console)?));
     }
@@ -118,13 +116,19 @@ fn wait(machine: &mut Child) -> Result<()> {
     bail!("no end after {} s", LIMIT.as_secs())
 }
 
-/// Looks for samples, for complete stacks, and for the whole of the deep one.
-fn check(file: &Path) -> Result<String> {
+/// Looks for samples with kernel stacks among them, for complete stacks, and for the deep one whole.
+fn check(file: &Path, release: &str) -> Result<String> {
     ensure!(fs::metadata(file)?.len() > 0, "no profile");
     let profile = Profile::read(file);
+    let kernel = format!("kernel={release}");
+    ensure!(profile.comments.contains(&kernel), "not {kernel}: {:?}", profile.comments);
     let samples = profile.total("samples");
     let complete = i64::try_from(profile.count("outcome.complete").unwrap_or(0))?;
     let whole = profile.total_where("samples", |sample| is_whole(&profile.frames(sample)));
+    let in_kernel = profile.total_where("samples", |sample| {
+        sample.stack.iter().any(|location| profile.is_kernel(*location))
+    });
+    ensure!(in_kernel > 0, "{samples} samples, none of the kernel");
     let of = |part: i64, all: i64| part as f64 * 100.0 / all.max(1) as f64;
     let (complete_share, whole_share) = (of(complete, samples), of(whole, complete));
     let found = format!(
