@@ -10,6 +10,7 @@ mod checkout;
 mod ebpf;
 mod step;
 mod unwind;
+mod vm_test;
 
 /// What developers of rprofd run.
 #[derive(Parser)]
@@ -31,6 +32,8 @@ enum Task {
     Unwind(unwind::Command),
     /// `cargo check` of the daemon for aarch64
     CheckAarch64,
+    /// rprofd on other kernels, in virtual machines
+    VmTest,
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Unwind(command) => unwind::run(&command),
         Task::CheckAarch64 => aarch64::check(),
+        Task::VmTest => vm_test::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

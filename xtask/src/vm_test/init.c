@@ -1,0 +1,70 @@
+// The virtual machine's first process: profiles a program, sends the profile through the second
+// serial line, and ends the machine. What it and rprofd print goes to the first.
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define PROFILE "/tmp/all.pb.gz"
+
+static void mounted(const char *type, const char *at) {
+    mkdir(at, 0755);
+    if (mount(type, at, type, 0, NULL) != 0)
+        perror(at);
+}
+
+static void profile(void) {
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/rprofd", "rprofd", "-v", "-o", PROFILE, "--", "/shapes", "recursion", NULL);
+        perror("/rprofd");
+        _exit(127);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    printf("rprofd: status %#x\n", status);
+}
+
+static void send_profile(void) {
+    int file = open(PROFILE, O_RDONLY);
+    int line = open("/dev/ttyS1", O_WRONLY | O_NOCTTY);
+    struct termios settings;
+    if (file < 0 || line < 0 || tcgetattr(line, &settings) != 0) {
+        perror("sending " PROFILE);
+        return;
+    }
+    cfmakeraw(&settings);
+    tcsetattr(line, TCSANOW, &settings);
+    char part[4096];
+    ssize_t length;
+    while ((length = read(file, part, sizeof part)) > 0)
+        for (ssize_t sent = 0; sent < length;) {
+            ssize_t count = write(line, part + sent, length - sent);
+            if (count < 0) {
+                perror("/dev/ttyS1");
+                return;
+            }
+            sent += count;
+        }
+    tcdrain(line);
+}
+
+int main(void) {
+    setvbuf(stdout, NULL, _IONBF, 0);
+    mounted("proc", "/proc");
+    mounted("sysfs", "/sys");
+    mounted("devtmpfs", "/dev");
+    mounted("tmpfs", "/tmp");
+    mounted("tracefs", "/sys/kernel/tracing");
+    setenv("PATH", "/", 1);
+    profile();
+    send_profile();
+    sync();
+    // qemu ends at a reboot.
+    reboot(RB_AUTOBOOT);
+}

@@ -1,0 +1,151 @@
+//! rprofd on other kernels than the machine's own: it loads, it samples, it unwinds.
+//!
+//! The kernels are Debian's, in a processor that qemu emulates: slow, but it wants nothing of the
+//! machine it runs on.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rprofd_tests::{Profile, Program, rprofd};
+
+use self::{initramfs::Initramfs, kernel::Kernel};
+use crate::{checkout, step};
+
+mod initramfs;
+mod kernel;
+
+/// The oldest that rprofd runs on, and the newest that Debian 12 has.
+const SERIES: [&str; 2] = ["6.1", "6.12"];
+/// The longest that a machine may run; it takes 10 to 20 s.
+const LIMIT: Duration = Duration::from_secs(150);
+/// What a run must come to. Until libc's table is made, stacks are guessed.
+const LEAST_SAMPLES: i64 = 100;
+const LEAST_COMPLETE: f64 = 60.0;
+/// Share of the complete stacks that are whole: a few are of the program's start and end.
+const LEAST_WHOLE: f64 = 90.0;
+/// Calls of `descend` in the stack that is looked for.
+const DEPTH: usize = 1001;
+
+/// Boots each kernel; an error if rprofd fails in one.
+pub(crate) fn run() -> Result<()> {
+    let dir = checkout::root().join("target/vm-test");
+    fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    let initramfs = build_initramfs(&dir)?;
+    let mut failed = Vec::new();
+    for series in SERIES {
+        let kernel = kernel::newest(series, &dir)?;
+        let begin = Instant::now();
+        let outcome = boot(&kernel, &initramfs, &dir.join(series));
+        let took = begin.elapsed().as_secs();
+        match outcome {
+            Ok(found) => println!("{}: {found}, {took} s: PASS", kernel.release),
+            Err(error) => {
+                println!("{}: {error:#}, {took} s: FAIL", kernel.release);
+                failed.push(kernel.release);
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "rprofd fails on {}", failed.join(", "));
+    Ok(())
+}
+
+/// What the machines start from: rprofd, a program to profile, and the first process.
+fn build_initramfs(dir: &Path) -> Result<PathBuf> {
+    rprofd::build("release");
+    // Without debug information, which is most of it and is loaded through an emulated processor.
+    let stripped = dir.join("rprofd");
+    let release = checkout::root().join("target/release/rprofd");
+    step::run(Command::new("strip").arg("-o").arg(&stripped).arg(release))?;
+    let init = dir.join("init");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-Wall", "-Werror", "-o"]).arg(&init);
+    step::run(gcc.arg(checkout::root().join("xtask/src/vm_test/init.c")))?;
+    let shapes = Program::build_with("shapes.c", &["-O2", "-fomit-frame-pointer", "-pthread"]);
+
+    let mut initramfs = Initramfs::default();
+    initramfs.add_program("/init", &init)?;
+    initramfs.add_program("/rprofd", &stripped)?;
+    initramfs.add_program("/shapes", shapes.path())?;
+    let path = dir.join("initramfs");
+    initramfs.finish(&path)?;
+    Ok(path)
+}
+
+/// Boots `kernel`, lets it run to its end, and says what was profiled; `dir` keeps the files.
+fn boot(kernel: &Kernel, initramfs: &Path, dir: &Path) -> Result<String> {
+    fs::create_dir_all(dir)?;
+    let (console, profile) = (dir.join("console.txt"), dir.join("profile.pb.gz"));
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(initramfs);
+    for file in [&console, &profile] {
+        qemu.arg("-serial").arg(format!("file:{}", file.display()));
+    }
+    let mut machine =
+        qemu.stdin(Stdio::null()).spawn().context("could not start qemu-system-x86_64")?;
+    let outcome = wait(&mut machine).and_then(|()| check(&profile, &kernel.release));
+    if outcome.is_err() {
+        print!("{}", String::from_utf8_lossy(&fs::read(&console)?));
+    }
+    outcome
+}
+
+/// Waits for the machine's end, and kills it after [`LIMIT`].
+fn wait(machine: &mut Child) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        if let Some(status) = machine.try_wait()? {
+            ensure!(status.success(), "qemu: {status}");
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    machine.kill()?;
+    machine.wait()?;
+    bail!("no end after {} s", LIMIT.as_secs())
+}
+
+/// Looks for samples with kernel stacks among them, for complete stacks, and for the deep one whole.
+fn check(file: &Path, release: &str) -> Result<String> {
+    ensure!(fs::metadata(file)?.len() > 0, "no profile");
+    let profile = Profile::read(file);
+    let kernel = format!("kernel={release}");
+    ensure!(profile.comments.contains(&kernel), "not {kernel}: {:?}", profile.comments);
+    let samples = profile.total("samples");
+    let complete = i64::try_from(profile.count("outcome.complete").unwrap_or(0))?;
+    let whole = profile.total_where("samples", |sample| is_whole(&profile.frames(sample)));
+    let in_kernel = profile.total_where("samples", |sample| {
+        sample.stack.iter().any(|location| profile.is_kernel(*location))
+    });
+    ensure!(in_kernel > 0, "{samples} samples, none of the kernel");
+    let of = |part: i64, all: i64| part as f64 * 100.0 / all.max(1) as f64;
+    let (complete_share, whole_share) = (of(complete, samples), of(whole, complete));
+    let found = format!(
+        "{samples} samples, {complete_share:.1} % complete, {whole_share:.1} % of these the whole recursion"
+    );
+    ensure!(
+        samples >= LEAST_SAMPLES && complete_share >= LEAST_COMPLETE && whole_share >= LEAST_WHOLE,
+        "{found}; wanted: {LEAST_SAMPLES}, {LEAST_COMPLETE} %, {LEAST_WHOLE} %"
+    );
+    Ok(found)
+}
+
+/// True for a stack from `busy` through every call of `descend` to the program's start.
+fn is_whole(frames: &[&str]) -> bool {
+    let descents = frames.iter().filter(|frame| **frame == "descend").count();
+    descents == DEPTH
+        && frames.contains(&"busy")
+        && frames.contains(&"main")
+        && frames.last().is_some_and(|last| last.starts_with("_start"))
+}
