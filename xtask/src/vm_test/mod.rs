@@ -58,10 +58,6 @@ pub(crate) fn run() -> Result<()> {
 /// What the machines start from: rprofd, a program to profile, and the first process.
 fn build_initramfs(dir: &Path) -> Result<PathBuf> {
     rprofd::build("release");
-    // Without debug information, which is most of it and is loaded through an emulated processor.
-    let stripped = dir.join("rprofd");
-    let release = checkout::root().join("target/release/rprofd");
-    step::run(Command::new("strip").arg("-o").arg(&stripped).arg(release))?;
     let init = dir.join("init");
     let mut gcc = Command::new("gcc");
     gcc.args(["-O2", "-Wall", "-Werror", "-o"]).arg(&init);
@@ -70,7 +66,7 @@ fn build_initramfs(dir: &Path) -> Result<PathBuf> {
 
     let mut initramfs = Initramfs::default();
     initramfs.add_program("/init", &init)?;
-    initramfs.add_program("/rprofd", &stripped)?;
+    initramfs.add_program("/rprofd", &checkout::root().join("target/release/rprofd"))?;
     initramfs.add_program("/shapes", shapes.path())?;
     let path = dir.join("initramfs");
     initramfs.finish(&path)?;
