@@ -123,7 +123,8 @@ fn run() -> Result<(), ChildError> {
         releases.push(start_lane("names", stream, &started, || Namer::new(table, pages))?);
     }
     let files_to_unwind = Arc::clone(&table);
-    releases.push(start_lane("tables", tables, &started, || Unwinder::new(files_to_unwind))?);
+    releases
+        .push(start_lane("tables", tables, &started, || Unwinder::new(files_to_unwind, pages))?);
     started.wait();
     let writable: Vec<RawFd> = [FILES_FD, TABLES_FD].into_iter().chain(NAMES_FDS).collect();
     sandbox::install_filter(&writable)?;

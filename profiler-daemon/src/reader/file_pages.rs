@@ -1,14 +1,25 @@
 //! Pages of mapped files, which count as this process's memory while they are in its page table.
 
-use std::ops::Range;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::fs::File;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::sys;
+use super::sys::{self, FileMapping};
 
 /// Keeps mappings of files in place while their pages are dropped: memory that another thread
 /// unmaps meanwhile might hold something else by then.
 #[derive(Debug, Default)]
 pub(super) struct FilePages(RwLock<()>);
+
+/// What holds mappings of files: they end while no pages are dropped.
+pub(super) struct Held<T> {
+    /// Always there, until it is dropped.
+    inner: Option<T>,
+    pages: Arc<FilePages>,
+}
+
+/// A file's contents.
+pub(super) type FileBytes = Held<FileMapping>;
 
 impl FilePages {
     /// To be held by whoever may map or unmap files.
@@ -16,8 +27,27 @@ impl FilePages {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops the pages of all files that are mapped shared and for reading alone, as blazesym
-    /// does. Waits until nobody holds [`Self::mapping`]. They stay in the page cache.
+    /// Maps the first `size_bytes` of a file, see [`FileMapping::map`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `mmap`.
+    pub(super) fn map(
+        self: &Arc<Self>,
+        file: &File,
+        size_bytes: u64,
+    ) -> std::io::Result<FileBytes> {
+        Ok(self.hold(FileMapping::map(file, size_bytes)?))
+    }
+
+    /// Takes charge of what maps files and, when it is dropped, unmaps them. Meanwhile, whoever
+    /// makes it map and unmap holds [`Self::mapping`].
+    pub(super) fn hold<T>(self: &Arc<Self>, inner: T) -> Held<T> {
+        Held { inner: Some(inner), pages: Arc::clone(self) }
+    }
+
+    /// Drops the pages of all files that are mapped shared and for reading alone, as blazesym and
+    /// [`Self::map`] do. Waits until nobody holds [`Self::mapping`]. They stay in the page cache.
     #[expect(unsafe_code, reason = "what makes the call safe is this type's doing")]
     pub(super) fn drop_all(&self) {
         let _alone = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -25,6 +55,27 @@ impl FilePages {
         let ranges: Vec<Range<usize>> = maps.lines().filter_map(read_only_file).collect();
         // SAFETY: these are such mappings, and nobody unmaps them: the lock is ours alone.
         unsafe { sys::drop_file_pages(&ranges) };
+    }
+}
+
+impl<T> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.inner.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl<T> DerefMut for Held<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.inner.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl<T> Drop for Held<T> {
+    fn drop(&mut self) {
+        let _mapping = self.pages.mapping();
+        self.inner = None;
     }
 }
 

@@ -6,7 +6,9 @@
 pub mod child;
 pub mod client;
 mod debug_file;
+mod dwarf;
 mod elf;
+mod file_namer;
 mod file_pages;
 mod files;
 mod kallsyms;

@@ -29,6 +29,8 @@ pub(super) struct Line<'a> {
     pub(super) file: &'a str,
     /// Line; 0 if unknown.
     pub(super) line: u32,
+    /// Line where the function begins; 0 if unknown.
+    pub(super) start_line: u32,
     /// Kernel module; empty if none.
     pub(super) module: &'a str,
 }
@@ -74,7 +76,7 @@ impl NameTable {
                 function,
                 file: self.string(line.file),
                 line: line.line,
-                start_line: 0,
+                start_line: line.start_line,
                 module: self.string(line.module),
             });
         }
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn equal_strings_are_kept_once() {
         let mut table = NameTable::new(2);
-        let line = Line { function: "f", file: "f.c", line: 3, module: "" };
+        let line = Line { function: "f", file: "f.c", line: 3, start_line: 2, module: "" };
         table.set(0, [line].into_iter());
         table.set(1, [Line { function: "", ..line }, line].into_iter());
         let names = table.finish();

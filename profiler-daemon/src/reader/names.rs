@@ -1,23 +1,19 @@
 //! Naming addresses.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blazesym::symbolize::source::{Elf, Source};
-use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
-
-use super::file_pages::{FilePages, Resident};
+use super::file_namer::{FileNamer, is_heavy};
+use super::file_pages::FilePages;
 use super::files::{FileTable, OpenFile};
 use super::kallsyms::Kallsyms;
 use super::lane::Answer;
-use super::name_table::{Line, NameTable};
+use super::name_table::NameTable;
 use super::perf_map::{self, PerfMap, PerfMapError, Version};
 use super::protocol::{
     HEAVY_BYTES, MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, Names, Segment, reply, request,
 };
 use super::sys;
-use super::target_path::descriptor_path;
 
 /// Files kept parsed between requests, by what they take (`FileInfo::weight_bytes`).
 const KEPT_BYTES: u64 = HEAVY_BYTES;
@@ -33,20 +29,6 @@ const REST_AFTER: Duration = Duration::from_secs(5);
 
 /// How long the kernel's symbols are kept: modules and BPF programs come and go.
 const KERNEL_KEPT: Duration = Duration::from_secs(30);
-
-/// Addresses of a light file given to blazesym at once: bounds what their names take before they
-/// are copied.
-const BATCH: usize = 1_024;
-
-/// The same of a heavy file: after each batch we look at what it took. Addresses are in order, so
-/// that a batch is in few of the file's units.
-const HEAVY_BATCH: usize = 16;
-
-/// Pages of files that a heavy file may bring into this process, in bytes.
-const MOST_FILE_PAGES_BYTES: u64 = 8 << 20;
-
-/// What blazesym may keep of a heavy file's parsed units, in bytes: it drops none by itself.
-const MOST_UNITS_BYTES: u64 = 64 << 20;
 
 /// Why a naming request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -70,26 +52,10 @@ pub(super) struct Namer {
     table: Arc<FileTable>,
     pages: Arc<FilePages>,
     /// The most recently used last.
-    loaded: Vec<Loaded>,
+    loaded: Vec<FileNamer>,
     kernel: Option<(Instant, Kallsyms)>,
     /// The most recently used last.
     perf_maps: Vec<(u32, Version, PerfMap)>,
-}
-
-/// A file that blazesym has parsed, so far as it was asked.
-struct Loaded {
-    file: Arc<OpenFile>,
-    symbolizer: Symbolizer,
-    /// The debug file, if any, proved to be the right one.
-    debug_file_agrees: bool,
-}
-
-/// One place to look names up in.
-struct Place {
-    path: String,
-    debug: bool,
-    /// What it is, for a warning.
-    what: &'static str,
 }
 
 impl Namer {
@@ -123,17 +89,17 @@ impl Namer {
             sys::trim_heap();
         }
         let mut loaded = self.take(&file);
-        loaded.name(&svmas, request.no_inlines, &self.pages, self.table.debug_dirs(), &mut names);
+        loaded.name(&svmas, request.no_inlines, &mut names);
         self.loaded.push(loaded);
         self.forget_files(KEPT_BYTES);
         Ok(names.finish())
     }
 
     /// The file's entry, taken out of those that are kept.
-    fn take(&mut self, file: &Arc<OpenFile>) -> Loaded {
-        let kept = self.loaded.iter().position(|loaded| loaded.file.info.key == file.info.key);
+    fn take(&mut self, file: &Arc<OpenFile>) -> FileNamer {
+        let kept = self.loaded.iter().position(|loaded| loaded.file().info.key == file.info.key);
         kept.map_or_else(
-            || Loaded::new(Arc::clone(file), self.table.debug_dirs()),
+            || FileNamer::new(Arc::clone(file), &self.pages, self.table.debug_dirs()),
             |index| self.loaded.remove(index),
         )
     }
@@ -146,16 +112,13 @@ impl Namer {
             .iter()
             .rev()
             .take_while(|loaded| {
-                left = left.saturating_add(loaded.file.info.weight_bytes);
+                left = left.saturating_add(loaded.file().info.weight_bytes);
                 left <= budget
             })
             .count();
         let drop = self.loaded.len() - keep;
-        let heavy = self.loaded[..drop].iter().any(|loaded| is_heavy(&loaded.file));
-        {
-            let _mapping = self.pages.mapping();
-            self.loaded.drain(..drop);
-        }
+        let heavy = self.loaded[..drop].iter().any(|loaded| is_heavy(loaded.file()));
+        self.loaded.drain(..drop);
         // What a light file leaves free, the next one takes.
         if heavy {
             sys::trim_heap();
@@ -234,176 +197,11 @@ impl Answer for Namer {
     }
 
     fn rest(&mut self) {
-        {
-            let _mapping = self.pages.mapping();
-            self.loaded = Vec::new();
-        }
+        self.loaded = Vec::new();
         self.kernel = None;
         self.perf_maps = Vec::new();
         sys::trim_heap();
     }
-}
-
-impl Loaded {
-    fn new(file: Arc<OpenFile>, debug_dirs: &[std::path::PathBuf]) -> Self {
-        let debug_file_agrees =
-            file.debug_file.as_ref().is_some_and(super::debug_file::DebugFile::checksum_agrees);
-        Self { file, symbolizer: symbolizer(debug_dirs), debug_file_agrees }
-    }
-
-    /// Names addresses, each from the first source that knows it.
-    fn name(
-        &mut self,
-        svmas: &[(u64, usize)],
-        no_inlines: bool,
-        pages: &FilePages,
-        debug_dirs: &[std::path::PathBuf],
-        names: &mut NameTable,
-    ) {
-        let sources = self.sources(no_inlines, names);
-        for source in sources {
-            let unnamed: Vec<(u64, usize)> =
-                svmas.iter().copied().filter(|(_, index)| names.is_unnamed(*index)).collect();
-            if unnamed.is_empty() {
-                break;
-            }
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
-                self.look_up(&source, &unnamed, pages, debug_dirs, names)
-            }));
-            let complaint = match outcome {
-                Ok(Ok(0)) => continue,
-                Ok(Ok(_)) => "damaged in places".to_owned(),
-                Ok(Err(error)) => format!("unreadable ({error:#})"),
-                Err(_) => {
-                    // What it holds may be half made.
-                    self.start_anew(pages, debug_dirs);
-                    "unreadable (the parser failed)".to_owned()
-                }
-            };
-            names.warn(&format!("the {} of {} is {complaint}", source.what, self.file.path));
-        }
-    }
-
-    /// Looks addresses up in one source; how many of them it failed on.
-    fn look_up(
-        &mut self,
-        place: &Place,
-        svmas: &[(u64, usize)],
-        pages: &FilePages,
-        debug_dirs: &[std::path::PathBuf],
-        names: &mut NameTable,
-    ) -> Result<usize, blazesym::Error> {
-        let mut elf = Elf::new(&place.path);
-        elf.debug_syms = place.debug;
-        let source = Source::Elf(elf);
-        let is_heavy = is_heavy(&self.file);
-        let mut failed = 0;
-        let mut addresses = Vec::with_capacity(BATCH);
-        // Our own memory once the file is open, for what grows from there on: were it measured
-        // against nothing, an index that is large by itself would be built for each batch.
-        let mut opened_bytes = None;
-        for batch in svmas.chunks(if is_heavy { HEAVY_BATCH } else { BATCH }) {
-            addresses.clear();
-            addresses.extend(batch.iter().map(|(svma, _)| *svma));
-            {
-                let _mapping = pages.mapping();
-                let symbols = self.symbolizer.symbolize(&source, Input::VirtOffset(&addresses))?;
-                for (symbol, (_, index)) in symbols.iter().zip(batch) {
-                    match symbol {
-                        Symbolized::Sym(symbol) => set(names, *index, symbol),
-                        Symbolized::Unknown(Reason::IgnoredError) => failed += 1,
-                        Symbolized::Unknown(_) => {}
-                    }
-                }
-            }
-            let Some(resident) = is_heavy.then(Resident::now).flatten() else { continue };
-            let opened = *opened_bytes.get_or_insert(resident.own_bytes);
-            if resident.own_bytes.saturating_sub(opened) > MOST_UNITS_BYTES {
-                self.start_anew(pages, debug_dirs);
-                sys::trim_heap();
-                opened_bytes = None;
-            } else if resident.files_bytes > MOST_FILE_PAGES_BYTES {
-                pages.drop_all();
-            }
-        }
-        Ok(failed)
-    }
-
-    /// Gives up what was parsed.
-    fn start_anew(&mut self, pages: &FilePages, debug_dirs: &[std::path::PathBuf]) {
-        let _mapping = pages.mapping();
-        self.symbolizer = symbolizer(debug_dirs);
-    }
-
-    /// Where to look, the best first.
-    fn sources(&self, no_inlines: bool, names: &mut NameTable) -> Vec<Place> {
-        let mut sources = Vec::new();
-        let own_path = descriptor_path(&self.file.file);
-        if let Some(debug_file) = &self.file.debug_file {
-            let path = descriptor_path(&debug_file.file);
-            if !self.debug_file_agrees {
-                names.warn(&format!(
-                    "{} is not the debug file of {}: its checksum is another one",
-                    debug_file.path.display(),
-                    self.file.path
-                ));
-            } else if !no_inlines && debug_file.debug_is_safe {
-                let what = "separate debug information";
-                sources.push(Place { path: path.clone(), debug: true, what });
-                sources.push(Place { path, debug: false, what: "separate symbol table" });
-            } else {
-                sources.push(Place { path, debug: false, what: "separate symbol table" });
-            }
-        }
-        let debug = self.file.image.as_ref().map(|image| &image.debug);
-        if let Some(debug) = debug.filter(|debug| debug.own && !no_inlines) {
-            if debug.refers_elsewhere {
-                names.warn(&format!(
-                    "{} has no lines: part of its debug information is in another file",
-                    self.file.path
-                ));
-            } else {
-                let what = "debug information";
-                sources.push(Place { path: own_path.clone(), debug: true, what });
-            }
-        }
-        sources.push(Place { path: own_path, debug: false, what: "symbol table" });
-        sources
-    }
-}
-
-/// Takes a symbol over: blazesym has the function that holds the code first, then inlined ones
-/// from the outermost to the innermost.
-fn set(names: &mut NameTable, index: usize, symbol: &Sym<'_>) {
-    let inlined = symbol.inlined.iter().rev();
-    let inlined = inlined.map(|inlined| (&inlined.name, inlined.code_info.as_ref()));
-    let outermost = std::iter::once((&symbol.name, symbol.code_info.as_deref()));
-    let functions: Vec<(&str, String, u32)> = inlined
-        .chain(outermost)
-        .map(|(name, code)| {
-            let file = code.map(|code| code.to_path().to_string_lossy().into_owned());
-            let line = code.and_then(|code| code.line).unwrap_or_default();
-            (name.as_ref(), file.unwrap_or_default(), line)
-        })
-        .collect();
-    let lines = functions.iter();
-    names.set(
-        index,
-        lines.map(|(function, file, line)| Line { function, file, line: *line, module: "" }),
-    );
-}
-
-/// Whether a file takes so much that no other is kept beside it.
-fn is_heavy(file: &OpenFile) -> bool {
-    file.info.weight_bytes > HEAVY_BYTES
-}
-
-fn symbolizer(debug_dirs: &[std::path::PathBuf]) -> Symbolizer {
-    Symbolizer::builder()
-        .enable_auto_reload(false)
-        // For parts of debug files that several share; see `debug_file`.
-        .set_debug_dirs(Some(debug_dirs))
-        .build()
 }
 
 fn svma(segments: &[Segment], file_offset: u64) -> Option<u64> {

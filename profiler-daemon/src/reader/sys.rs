@@ -112,13 +112,13 @@ pub(super) fn pass_descriptors(command: &mut Command, sources: Vec<RawFd>) {
     unsafe { command.pre_exec(place) };
 }
 
-/// A file's contents, mapped into memory.
-pub(super) struct FileBytes {
+/// A file's contents, mapped into memory. See `FilePages::map`.
+pub(super) struct FileMapping {
     start: std::ptr::NonNull<u8>,
     size: usize,
 }
 
-impl FileBytes {
+impl FileMapping {
     /// Maps the first `size_bytes` of a file that has as many. Reading what is cut off later ends
     /// this process.
     ///
@@ -137,7 +137,7 @@ impl FileBytes {
     }
 }
 
-impl std::ops::Deref for FileBytes {
+impl std::ops::Deref for FileMapping {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -147,7 +147,7 @@ impl std::ops::Deref for FileBytes {
     }
 }
 
-impl Drop for FileBytes {
+impl Drop for FileMapping {
     fn drop(&mut self) {
         // SAFETY: the mapping was made in `map`, and no borrow of it outlives this.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::file_pages::FilePages;
 use super::files::FileTable;
 use super::lane::Answer;
 use super::protocol::{FileKey, UnwindTable, reply, request};
-use super::sys::{FileBytes, trim_heap};
+use super::sys::trim_heap;
 use super::unwind::{self, UnwindError};
 
 /// After how long without a request freed memory is given back.
@@ -42,14 +43,15 @@ enum UnwinderError {
 /// Answers the tables lane.
 pub(super) struct Unwinder {
     table: Arc<FileTable>,
+    pages: Arc<FilePages>,
     /// The heap may hold what tables took while they were made.
     has_worked: bool,
 }
 
 impl Unwinder {
     /// Makes tables of files of `table`.
-    pub(super) const fn new(table: Arc<FileTable>) -> Self {
-        Self { table, has_worked: false }
+    pub(super) const fn new(table: Arc<FileTable>, pages: Arc<FilePages>) -> Self {
+        Self { table, pages, has_worked: false }
     }
 
     fn build(&self, key: &FileKey) -> Result<UnwindTable, UnwinderError> {
@@ -60,7 +62,9 @@ impl Unwinder {
         if size_bytes != key.size_bytes {
             return Err(UnwinderError::Changed(path()));
         }
-        let bytes = FileBytes::map(&file.file, size_bytes)
+        let bytes = self
+            .pages
+            .map(&file.file, size_bytes)
             .map_err(|io_error| UnwinderError::Map { path: path(), io_error })?;
         let unwind::UnwindTable { table, blocks, .. } =
             unwind::build(&bytes).map_err(|error| UnwinderError::Unwind { path: path(), error })?;

@@ -26,7 +26,7 @@ mod machine;
 mod parts;
 mod roots;
 mod rows;
-mod sections;
+pub(super) mod sections;
 #[cfg(test)]
 mod tests;
 mod v8;

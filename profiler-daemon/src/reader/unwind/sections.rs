@@ -22,7 +22,9 @@ const MAX_SYMBOLS: usize = 4 << 20;
 /// The longest symbol name looked at, in bytes: longer than any that means something here.
 const MAX_NAME_BYTES: usize = 48;
 /// What a compressed `.debug_frame` may take, in bytes.
-const MAX_DECOMPRESSED_BYTES: u64 = 64 << 20;
+const MAX_DEBUG_FRAME_BYTES: u64 = 64 << 20;
+/// How many bytes one byte of deflate can become (RFC 1951: 258 from two bits).
+const MOST_DEFLATED: u64 = 1_032;
 /// The addresses a row can hold.
 const MAX_SVMA: u64 = 1 << 48;
 
@@ -43,7 +45,7 @@ const SYMBOL_BYTES: usize = 24;
 const COMPRESSION_HEADER_BYTES: usize = 24;
 
 /// A 64-bit, little-endian ELF file.
-pub(super) struct Elf<'a> {
+pub(in crate::reader) struct Elf<'a> {
     bytes: &'a [u8],
     pub(super) machine: Machine,
     /// svmas of the executable segments: sorted, free of overlap.
@@ -90,7 +92,7 @@ pub(super) struct Symbol<'a> {
 
 impl<'a> Elf<'a> {
     /// Reads the headers.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, UnwindError> {
+    pub(in crate::reader) fn parse(bytes: &'a [u8]) -> Result<Self, UnwindError> {
         let is_known = bytes.starts_with(b"\x7fELF")
             && bytes.get(4) == Some(&CLASS_64)
             && bytes.get(5) == Some(&LITTLE_ENDIAN);
@@ -216,20 +218,33 @@ impl<'a> Elf<'a> {
 
     /// `.debug_frame`, decompressed.
     pub(super) fn debug_frame(&self) -> Option<Cow<'a, [u8]>> {
-        if let Some(section) = self.section(b".debug_frame") {
+        self.section_bytes(b".debug_frame", MAX_DEBUG_FRAME_BYTES)
+    }
+
+    /// What a section holds; decompressed, as far as `most_bytes` go.
+    pub(in crate::reader) fn section_bytes(
+        &self,
+        name: &[u8],
+        most_bytes: u64,
+    ) -> Option<Cow<'a, [u8]>> {
+        if let Some(section) = self.section(name) {
             let bytes = self.contents(section)?;
             if section.flags & SHF_COMPRESSED == 0 {
                 return Some(Cow::Borrowed(bytes));
             }
-            // `Elf64_Chdr`. The size it states is not believed.
+            // `Elf64_Chdr`.
             if u32_at(bytes, 0)? != ELFCOMPRESS_ZLIB {
                 return None;
             }
-            return inflate(bytes.get(COMPRESSION_HEADER_BYTES..)?).map(Cow::Owned);
+            let stated_bytes = u64_at(bytes, 8)?;
+            let bytes = bytes.get(COMPRESSION_HEADER_BYTES..)?;
+            return inflate(bytes, stated_bytes, most_bytes).map(Cow::Owned);
         }
-        // What came before `SHF_COMPRESSED`: "ZLIB" and the size, 8 bytes.
-        let bytes = self.contents(self.section(b".zdebug_frame")?)?;
-        inflate(bytes.strip_prefix(b"ZLIB")?.get(8..)?).map(Cow::Owned)
+        // What came before `SHF_COMPRESSED`: ".zdebug_…", with "ZLIB" and the size, 8 bytes.
+        let name = [b".z", name.strip_prefix(b".")?].concat();
+        let bytes = self.contents(self.section(&name)?)?.strip_prefix(b"ZLIB")?;
+        let (stated, bytes) = bytes.split_first_chunk()?;
+        inflate(bytes, u64::from_be_bytes(*stated), most_bytes).map(Cow::Owned)
     }
 
     /// What pointers in the frame section at `svma` may be relative to.
@@ -298,11 +313,14 @@ impl<'a> Elf<'a> {
     }
 }
 
-/// Decompresses a section, or as much of it as is taken.
-fn inflate(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut inflated = Vec::new();
+/// Decompresses a section, or as much of it as is taken. The size that is stated is believed as far
+/// as room is made for it.
+fn inflate(bytes: &[u8], stated_bytes: u64, most_bytes: u64) -> Option<Vec<u8>> {
+    let possible_bytes = (bytes.len() as u64).saturating_mul(MOST_DEFLATED);
+    let room = stated_bytes.min(possible_bytes).min(most_bytes);
+    let mut inflated = Vec::with_capacity(usize::try_from(room).ok()?);
     // What was decompressed before an error is as good as any other damaged section.
-    let _ = ZlibDecoder::new(bytes).take(MAX_DECOMPRESSED_BYTES).read_to_end(&mut inflated);
+    let _ = ZlibDecoder::new(bytes).take(most_bytes).read_to_end(&mut inflated);
     (!inflated.is_empty()).then_some(inflated)
 }
 

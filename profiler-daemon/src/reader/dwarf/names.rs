@@ -1,0 +1,216 @@
+//! Names of functions.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt::Write;
+use std::rc::Rc;
+
+use gimli::{AttributeValue, DebugInfoOffset, DwLang, Unit, UnitOffset, UnitRef};
+
+use super::units::Units;
+use super::{Bytes, Dwarf};
+
+/// How often an entry may refer to another for what it does not say itself.
+const MAX_REFERENCES: usize = 16;
+
+/// Units kept that functions of other units come from.
+const MAX_OTHER_UNITS: usize = 8;
+
+/// The longest demangled name, in bytes: mangling is a compression, and its author may be hostile.
+const MAX_DEMANGLED_BYTES: usize = 16 << 10;
+
+/// A function's name, and where it begins.
+#[derive(Clone, Debug)]
+pub(super) struct Function {
+    /// Demangled; empty if unknown.
+    pub(super) name: Rc<str>,
+    /// Line; 0 if unknown.
+    pub(super) start_line: u32,
+}
+
+/// Functions that were looked up.
+pub(super) struct Functions<'s, 'a> {
+    dwarf: &'s Dwarf<'a>,
+    units: &'s Units,
+    known: HashMap<DebugInfoOffset, Function>,
+    others: HashMap<u32, Unit<Bytes<'a>>>,
+}
+
+/// What entries say of a function.
+#[derive(Default)]
+struct Said<'a> {
+    linkage_name: Option<Bytes<'a>>,
+    name: Option<Bytes<'a>>,
+    line: Option<u32>,
+    language: Option<DwLang>,
+}
+
+impl<'s, 'a> Functions<'s, 'a> {
+    /// None is known yet.
+    pub(super) fn new(dwarf: &'s Dwarf<'a>, units: &'s Units) -> Self {
+        Self { dwarf, units, known: HashMap::new(), others: HashMap::new() }
+    }
+
+    /// The function of an entry, which may be one of an inlined function.
+    pub(super) fn get(&mut self, unit: UnitRef<'_, Bytes<'a>>, entry: UnitOffset) -> Function {
+        let Some(offset) = entry.to_debug_info_offset(&unit.header) else {
+            return Function { name: "".into(), start_line: 0 };
+        };
+        if let Some(function) = self.known.get(&offset) {
+            return function.clone();
+        }
+        let mut said = Said::default();
+        // What an entry says counts, even if what it refers to is damaged.
+        let _ = self.collect(unit, entry, &mut said);
+        let name = match (said.linkage_name, said.name) {
+            (Some(mangled), _) => demangle(&mangled.to_string_lossy(), said.language),
+            (None, Some(name)) => name.to_string_lossy().into_owned(),
+            (None, None) => String::new(),
+        };
+        let function = Function { name: name.into(), start_line: said.line.unwrap_or(0) };
+        self.known.insert(offset, function.clone());
+        function
+    }
+
+    fn collect(
+        &mut self,
+        unit: UnitRef<'_, Bytes<'a>>,
+        entry: UnitOffset,
+        said: &mut Said<'a>,
+    ) -> gimli::Result<()> {
+        said.language = language(unit)?;
+        let mut next = said.take(unit, entry)?;
+        for _ in 0..MAX_REFERENCES {
+            next = match next {
+                Some(AttributeValue::UnitRef(entry)) => said.take(unit, entry)?,
+                Some(AttributeValue::DebugInfoRef(offset)) => {
+                    return self.collect_elsewhere(offset, said);
+                }
+                _ => break,
+            };
+        }
+        Ok(())
+    }
+
+    /// The same from an entry of any unit.
+    fn collect_elsewhere(
+        &mut self,
+        mut offset: DebugInfoOffset,
+        said: &mut Said<'a>,
+    ) -> gimli::Result<()> {
+        for _ in 0..MAX_REFERENCES {
+            let Some(index) = self.units.holding(offset) else { break };
+            if self.others.len() >= MAX_OTHER_UNITS && !self.others.contains_key(&index) {
+                self.others.clear();
+            }
+            let unit = match self.others.entry(index) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(vacant) => {
+                    let header = self.units.header(self.dwarf, index)?;
+                    vacant.insert(self.dwarf.unit(header)?)
+                }
+            };
+            let unit = UnitRef::new(self.dwarf, unit);
+            let Some(entry) = offset.to_unit_offset(&unit.header) else { break };
+            said.language = language(unit)?;
+            match said.take(unit, entry)? {
+                Some(AttributeValue::UnitRef(entry)) => {
+                    let Some(next) = entry.to_debug_info_offset(&unit.header) else { break };
+                    offset = next;
+                }
+                Some(AttributeValue::DebugInfoRef(next)) => offset = next,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Said<'a> {
+    /// Takes what an entry says, as far as nothing before has said it. Returns the reference to
+    /// the entry that says the rest, if that is missed.
+    fn take(
+        &mut self,
+        unit: UnitRef<'_, Bytes<'a>>,
+        entry: UnitOffset,
+    ) -> gimli::Result<Option<AttributeValue<Bytes<'a>>>> {
+        let mut entries = unit.entries_raw(Some(entry))?;
+        let Some(abbreviation) = entries.read_abbreviation()? else { return Ok(None) };
+        let is_inlined = abbreviation.tag() == gimli::DW_TAG_inlined_subroutine;
+        let mut reference = None;
+        for specification in abbreviation.attributes() {
+            let attribute = entries.read_attribute(*specification)?;
+            match attribute.name() {
+                gimli::DW_AT_linkage_name | gimli::DW_AT_MIPS_linkage_name => {
+                    self.linkage_name =
+                        self.linkage_name.or(unit.attr_string(attribute.value()).ok());
+                }
+                gimli::DW_AT_name => {
+                    self.name = self.name.or(unit.attr_string(attribute.value()).ok());
+                }
+                gimli::DW_AT_decl_line if !is_inlined => {
+                    let line = attribute.udata_value().and_then(|line| line.try_into().ok());
+                    self.line = self.line.or(line);
+                }
+                gimli::DW_AT_abstract_origin | gimli::DW_AT_specification => {
+                    reference = Some(attribute.value());
+                }
+                _ => {}
+            }
+        }
+        let is_complete = self.linkage_name.is_some() && self.line.is_some();
+        Ok(reference.filter(|_| !is_complete))
+    }
+}
+
+fn language(unit: UnitRef<'_, Bytes<'_>>) -> gimli::Result<Option<DwLang>> {
+    let root = unit.entry(unit.header.root_offset())?;
+    Ok(match root.attr_value(gimli::DW_AT_language) {
+        Some(AttributeValue::Language(language)) => Some(language),
+        _ => None,
+    })
+}
+
+/// The name as its author wrote it, or as it is if it is not mangled.
+fn demangle(mangled: &str, language: Option<DwLang>) -> String {
+    let is_rust = language == Some(gimli::DW_LANG_Rust);
+    let is_cpp = matches!(
+        language,
+        Some(
+            gimli::DW_LANG_C_plus_plus
+                | gimli::DW_LANG_C_plus_plus_03
+                | gimli::DW_LANG_C_plus_plus_11
+                | gimli::DW_LANG_C_plus_plus_14
+                | gimli::DW_LANG_C_plus_plus_17
+                | gimli::DW_LANG_C_plus_plus_20
+        )
+    );
+    let mut name = Bounded(String::new());
+    if !is_cpp
+        && let Ok(rust) = rustc_demangle::try_demangle(mangled)
+        && write!(name, "{rust:#}").is_ok()
+    {
+        return name.0;
+    }
+    name.0.clear();
+    if !is_rust
+        && let Ok(cpp) = cpp_demangle::Symbol::new(mangled)
+        && cpp.structured_demangle(&mut name, &cpp_demangle::DemangleOptions::default()).is_ok()
+    {
+        return name.0;
+    }
+    mangled.to_owned()
+}
+
+/// A string that grows to [`MAX_DEMANGLED_BYTES`] at most.
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        if self.0.len() + text.len() > MAX_DEMANGLED_BYTES {
+            return Err(std::fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! Naming addresses of one file.
+//!
+//! Functions and lines come from DWARF, which `dwarf` reads; symbol tables, and the DWARF that
+//! `dwarf` does not read, are blazesym's.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use blazesym::symbolize::source::{Elf, Source};
+use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
+
+use super::debug_file::DebugFile;
+use super::dwarf::{self, DebugInfo};
+use super::file_pages::{FilePages, Held, Resident};
+use super::files::OpenFile;
+use super::name_table::{Line, NameTable};
+use super::protocol::HEAVY_BYTES;
+use super::sys;
+use super::target_path::descriptor_path;
+
+/// Addresses of a light file given to blazesym at once: bounds what their names take before they
+/// are copied.
+const BATCH: usize = 1_024;
+
+/// The same of a heavy file: after each batch we look at what it took. Addresses are in order, so
+/// that a batch is in few of the file's units.
+const HEAVY_BATCH: usize = 16;
+
+/// Pages of files that a heavy file may bring into this process, in bytes.
+const MOST_FILE_PAGES_BYTES: u64 = 8 << 20;
+
+/// What blazesym may keep of a heavy file's parsed units, in bytes: it drops none by itself.
+const MOST_UNITS_BYTES: u64 = 64 << 20;
+
+/// Why a source of names is of no use.
+#[derive(Debug, thiserror::Error)]
+enum SourceError {
+    /// What blazesym reads.
+    #[error("{0:#}")]
+    Blazesym(#[from] blazesym::Error),
+    /// What `dwarf` reads.
+    #[error(transparent)]
+    Dwarf(#[from] gimli::Error),
+    /// It could not be mapped.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// It was cut since it was opened: reading a mapping of it would end this process.
+    #[error("changed since it was opened")]
+    Changed,
+}
+
+/// A file, parsed so far as its names were asked for.
+pub(super) struct FileNamer {
+    file: Arc<OpenFile>,
+    pages: Arc<FilePages>,
+    debug_dirs: Vec<PathBuf>,
+    /// Set up when it is first needed.
+    symbolizer: Option<Held<Symbolizer>>,
+    debug_info: Dwarf,
+    /// The debug file, if any, proved to be the right one.
+    debug_file_agrees: bool,
+}
+
+/// What is known of a file's DWARF.
+enum Dwarf {
+    Unread,
+    Read(Box<DebugInfo>),
+    /// It is one for blazesym.
+    NotOurs,
+}
+
+/// One place to look names up in.
+struct Place<'a> {
+    file: &'a File,
+    size_bytes: u64,
+    debug: bool,
+    /// What it is, for a warning.
+    what: &'static str,
+}
+
+/// Lines of addresses whose functions are not known yet.
+type Lines = HashMap<usize, dwarf::Line>;
+
+impl FileNamer {
+    /// A file of which nothing is parsed yet. Debug files are looked for below `debug_dirs`.
+    pub(super) fn new(file: Arc<OpenFile>, pages: &Arc<FilePages>, debug_dirs: &[PathBuf]) -> Self {
+        Self {
+            debug_file_agrees: file.debug_file.as_ref().is_some_and(DebugFile::checksum_agrees),
+            file,
+            pages: Arc::clone(pages),
+            debug_dirs: debug_dirs.to_vec(),
+            symbolizer: None,
+            debug_info: Dwarf::Unread,
+        }
+    }
+
+    /// The file.
+    pub(super) fn file(&self) -> &OpenFile {
+        &self.file
+    }
+
+    /// Names addresses, each from the first source that knows it. `svmas` are in order, each with
+    /// its index in `names`.
+    pub(super) fn name(&mut self, svmas: &[(u64, usize)], no_inlines: bool, names: &mut NameTable) {
+        let file = Arc::clone(&self.file);
+        let mut lines = Lines::new();
+        for source in self.sources(&file, no_inlines, names) {
+            let unnamed: Vec<(u64, usize)> =
+                svmas.iter().copied().filter(|(_, index)| names.is_unnamed(*index)).collect();
+            if unnamed.is_empty() {
+                break;
+            }
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                self.look_up(&source, &unnamed, &mut lines, names)
+            }));
+            let complaint = match outcome {
+                Ok(Ok(0)) => continue,
+                Ok(Ok(_)) => "damaged in places".to_owned(),
+                Ok(Err(error)) => format!("unreadable ({error})"),
+                Err(_) => {
+                    // What it holds may be half made.
+                    self.symbolizer = None;
+                    "unreadable (the parser failed)".to_owned()
+                }
+            };
+            names.warn(&format!("the {} of {} is {complaint}", source.what, self.file.path));
+        }
+    }
+
+    /// Looks addresses up in one source; how many of them it failed on.
+    fn look_up(
+        &mut self,
+        place: &Place<'_>,
+        svmas: &[(u64, usize)],
+        lines: &mut Lines,
+        names: &mut NameTable,
+    ) -> Result<usize, SourceError> {
+        if place.debug {
+            self.read_dwarf(place)?;
+            if let Dwarf::Read(debug_info) = &self.debug_info {
+                return Ok(self.look_up_dwarf(debug_info, svmas, lines, names));
+            }
+        }
+        self.ask_blazesym(place, svmas, lines, names)
+    }
+
+    fn read_dwarf(&mut self, place: &Place<'_>) -> Result<(), SourceError> {
+        if !matches!(self.debug_info, Dwarf::Unread) {
+            return Ok(());
+        }
+        if place.file.metadata()?.len() != place.size_bytes {
+            return Err(SourceError::Changed);
+        }
+        let bytes = self.pages.map(place.file, place.size_bytes)?;
+        self.debug_info = DebugInfo::read(bytes, || self.pause())?
+            .map_or(Dwarf::NotOurs, |debug_info| Dwarf::Read(Box::new(debug_info)));
+        Ok(())
+    }
+
+    fn look_up_dwarf(
+        &self,
+        debug_info: &DebugInfo,
+        svmas: &[(u64, usize)],
+        lines: &mut Lines,
+        names: &mut NameTable,
+    ) -> usize {
+        let (addresses, indexes): (Vec<u64>, Vec<usize>) = svmas.iter().copied().unzip();
+        let take = |index: usize, place: dwarf::Place| {
+            let index = indexes[index];
+            let frames = place.frames.iter().map(|frame| Line {
+                function: &frame.function,
+                file: frame.line.as_ref().map_or("", |line| &line.file),
+                line: frame.line.as_ref().map_or(0, |line| line.number),
+                start_line: frame.start_line,
+                module: "",
+            });
+            // The function that all the others are inlined in; a symbol table may have its name.
+            let is_named = place.frames.last().is_some_and(|frame| !frame.function.is_empty());
+            if is_named {
+                names.set(index, frames);
+            } else if let Some(line) = place.line {
+                lines.insert(index, line);
+            }
+        };
+        debug_info.look_up(&addresses, take, || self.pause())
+    }
+
+    /// Gives pages of files back, if they are too many.
+    fn pause(&self) {
+        if is_heavy(&self.file)
+            && Resident::now().is_some_and(|now| now.files_bytes > MOST_FILE_PAGES_BYTES)
+        {
+            self.pages.drop_all();
+        }
+    }
+
+    fn ask_blazesym(
+        &mut self,
+        place: &Place<'_>,
+        svmas: &[(u64, usize)],
+        lines: &Lines,
+        names: &mut NameTable,
+    ) -> Result<usize, SourceError> {
+        let mut elf = Elf::new(descriptor_path(place.file));
+        elf.debug_syms = place.debug;
+        let source = Source::Elf(elf);
+        let is_heavy = is_heavy(&self.file);
+        let mut failed = 0;
+        let mut addresses = Vec::with_capacity(BATCH);
+        // Our own memory once the file is open, for what grows from there on: were it measured
+        // against nothing, an index that is large by itself would be built for each batch.
+        let mut opened_bytes = None;
+        for batch in svmas.chunks(if is_heavy { HEAVY_BATCH } else { BATCH }) {
+            addresses.clear();
+            addresses.extend(batch.iter().map(|(svma, _)| *svma));
+            let symbolizer = self
+                .symbolizer
+                .get_or_insert_with(|| self.pages.hold(symbolizer(&self.debug_dirs)));
+            {
+                let _mapping = self.pages.mapping();
+                let symbols = symbolizer.symbolize(&source, Input::VirtOffset(&addresses))?;
+                for (symbol, (_, index)) in symbols.iter().zip(batch) {
+                    match symbol {
+                        Symbolized::Sym(symbol) => set(names, *index, symbol, lines.get(index)),
+                        Symbolized::Unknown(Reason::IgnoredError) => failed += 1,
+                        Symbolized::Unknown(_) => {}
+                    }
+                }
+            }
+            let Some(resident) = is_heavy.then(Resident::now).flatten() else { continue };
+            let opened = *opened_bytes.get_or_insert(resident.own_bytes);
+            if resident.own_bytes.saturating_sub(opened) > MOST_UNITS_BYTES {
+                self.symbolizer = None;
+                sys::trim_heap();
+                opened_bytes = None;
+            } else if resident.files_bytes > MOST_FILE_PAGES_BYTES {
+                self.pages.drop_all();
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Where to look, the best first.
+    fn sources<'a>(
+        &self,
+        file: &'a OpenFile,
+        no_inlines: bool,
+        names: &mut NameTable,
+    ) -> Vec<Place<'a>> {
+        let mut sources = Vec::new();
+        if let Some(debug_file) = &file.debug_file {
+            let place = |debug, what| Place {
+                file: &debug_file.file,
+                size_bytes: debug_file.size_bytes,
+                debug,
+                what,
+            };
+            if !self.debug_file_agrees {
+                names.warn(&format!(
+                    "{} is not the debug file of {}: its checksum is another one",
+                    debug_file.path.display(),
+                    file.path
+                ));
+            } else {
+                if !no_inlines && debug_file.debug_is_safe {
+                    sources.push(place(true, "separate debug information"));
+                }
+                sources.push(place(false, "separate symbol table"));
+            }
+        }
+        let own = |debug, what| Place {
+            file: &file.file,
+            size_bytes: file.info.key.size_bytes,
+            debug,
+            what,
+        };
+        let debug = file.image.as_ref().map(|image| &image.debug);
+        if let Some(debug) = debug.filter(|debug| debug.own && !no_inlines) {
+            if debug.refers_elsewhere {
+                names.warn(&format!(
+                    "{} has no lines: part of its debug information is in another file",
+                    file.path
+                ));
+            } else {
+                sources.push(own(true, "debug information"));
+            }
+        }
+        sources.push(own(false, "symbol table"));
+        sources
+    }
+}
+
+/// Takes a symbol over: blazesym has the function that holds the code first, then inlined ones
+/// from the outermost to the innermost. `line` is where the code is, if the symbol does not say.
+fn set(names: &mut NameTable, index: usize, symbol: &Sym<'_>, line: Option<&dwarf::Line>) {
+    let inlined = symbol.inlined.iter().rev();
+    let inlined = inlined.map(|inlined| (&inlined.name, inlined.code_info.as_ref()));
+    let outermost = std::iter::once((&symbol.name, symbol.code_info.as_deref()));
+    let functions: Vec<(&str, String, u32)> = inlined
+        .chain(outermost)
+        .map(|(name, code)| {
+            let known = line.map(|line| (line.file.to_string(), line.number));
+            let (file, line) = match code {
+                Some(code) => {
+                    (code.to_path().to_string_lossy().into_owned(), code.line.unwrap_or_default())
+                }
+                None => known.unwrap_or_default(),
+            };
+            (name.as_ref(), file, line)
+        })
+        .collect();
+    let lines = functions.iter();
+    names.set(
+        index,
+        lines.map(|(function, file, line)| Line { function, file, line: *line, ..Line::default() }),
+    );
+}
+
+/// Whether a file takes so much that no other is kept beside it.
+pub(super) fn is_heavy(file: &OpenFile) -> bool {
+    file.info.weight_bytes > HEAVY_BYTES
+}
+
+fn symbolizer(debug_dirs: &[PathBuf]) -> Symbolizer {
+    Symbolizer::builder()
+        .enable_auto_reload(false)
+        // For parts of debug files that several share; see `debug_file`.
+        .set_debug_dirs(Some(debug_dirs))
+        .build()
+}
