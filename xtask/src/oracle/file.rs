@@ -1,0 +1,104 @@
+//! A file with code: our unwind table of it, and its call frame information.
+
+use std::{
+    cell::RefCell,
+    fs::{self, File as OsFile},
+    os::unix::fs::FileExt as _,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use object::{Object as _, ObjectSection as _, ObjectSegment as _, SegmentFlags};
+use profiler_daemon::reader::unwind::{Equation, UnwindTable, build};
+use profiler_ebpf::unwind::rule::Rule;
+
+use super::cfi::{Cfi, Section};
+
+const PAGE_BYTES: u64 = 4096;
+
+/// A loaded segment.
+struct Load {
+    svma: u64,
+    file_offset: u64,
+    size: u64,
+    is_executable: bool,
+}
+
+/// A file with code.
+pub(crate) struct File {
+    pub(crate) path: Arc<str>,
+    /// The table that the kernel side would have; none: the file has no CFI at all.
+    pub(crate) table: Option<UnwindTable>,
+    /// `.eh_frame` and `.debug_frame`, in the order in which they are asked.
+    pub(super) cfi: RefCell<Vec<Cfi>>,
+    loads: Vec<Load>,
+}
+
+impl File {
+    /// Reads a file, or this process's vDSO, which is everybody's.
+    pub(super) fn open(path: &Arc<str>) -> Result<Self> {
+        let bytes =
+            if &**path == "[vdso]" { vdso() } else { fs::read(&**path).map_err(Into::into) };
+        let bytes = bytes.with_context(|| path.to_string())?;
+        let object = object::File::parse(&*bytes).with_context(|| path.to_string())?;
+        let loads = object.segments().map(|segment| {
+            let (file_offset, size) = segment.file_range();
+            let is_executable = matches!(
+                segment.flags(),
+                SegmentFlags::Elf { p_flags, .. } if p_flags & object::elf::PF_X != 0
+            );
+            Load { svma: segment.address(), file_offset, size, is_executable }
+        });
+        let loads = loads.collect();
+        Ok(Self {
+            path: Arc::clone(path),
+            table: build(&bytes).ok(),
+            cfi: RefCell::new(frames(&object)),
+            loads,
+        })
+    }
+
+    /// What an avma is above its svma, where `file_offset` is mapped at `start`.
+    pub(super) fn bias(&self, start: u64, file_offset: u64) -> Option<u64> {
+        let covers = |load: &&Load| {
+            let first = load.file_offset & !(PAGE_BYTES - 1);
+            load.is_executable
+                && first <= file_offset
+                && file_offset < load.file_offset.saturating_add(load.size)
+        };
+        let load = self.loads.iter().find(covers)?;
+        let svma = file_offset.wrapping_sub(load.file_offset).wrapping_add(load.svma);
+        Some(start.wrapping_sub(svma))
+    }
+
+    /// A rule of the table, as `cargo xtask unwind show` prints it.
+    pub(super) fn equation(&self, rule: Rule) -> String {
+        let machine = self.table.as_ref().map(|table| table.stats.machine).unwrap_or_default();
+        Equation { rule, machine }.to_string()
+    }
+}
+
+fn frames(object: &object::File<'_>) -> Vec<Cfi> {
+    let section = |name: &str| {
+        let section = object.section_by_name(name)?;
+        let bytes = section.uncompressed_data().ok()?;
+        (!bytes.is_empty()).then(|| Section { bytes: bytes.into(), svma: section.address() })
+    };
+    let text_svma = object.section_by_name(".text").map_or(0, |section| section.address());
+    let eh_frame =
+        section(".eh_frame").map(|frame| Cfi::eh_frame(frame, section(".eh_frame_hdr"), text_svma));
+    let debug_frame = section(".debug_frame").map(|section| Cfi::debug_frame(section.bytes));
+    eh_frame.into_iter().chain(debug_frame).collect()
+}
+
+/// The vDSO as the kernel maps it into every process.
+fn vdso() -> Result<Vec<u8>> {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let line = maps.lines().find(|line| line.ends_with("[vdso]")).context("no vDSO")?;
+    let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+    let (start, end) = range.context("no range")?;
+    let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
+    let mut bytes = vec![0; usize::try_from(end - start)?];
+    OsFile::open("/proc/self/mem")?.read_exact_at(&mut bytes, start)?;
+    Ok(bytes)
+}
