@@ -28,6 +28,8 @@ impl Section {
 
 /// What CFI says of the code at an address.
 pub(super) struct Row {
+    /// First svma of the function.
+    pub(super) function: u64,
     pub(super) cfa: CfaRule<usize>,
     /// Those that have a rule.
     pub(super) registers: Vec<(Register, RegisterRule<usize>)>,
@@ -153,11 +155,12 @@ impl Cfi {
             }
         };
         let fde = frame.fde_from_offset(&self.bases, offset.into(), S::cie_from_offset).ok()?;
+        let function = fde.initial_address();
         let encoding = fde.cie().encoding();
         let is_signal = fde.is_signal_trampoline();
         let row = fde.unwind_info_for_address(frame, &self.bases, &mut self.context, svma).ok()?;
         let registers = row.registers().map(|(register, rule)| (*register, rule.clone())).collect();
-        Some(Row { cfa: row.cfa().clone(), registers, encoding, is_signal })
+        Some(Row { function, cfa: row.cfa().clone(), registers, encoding, is_signal })
     }
 
     /// An expression of one of its rows.

@@ -32,7 +32,15 @@ pub(crate) struct File {
     /// `.eh_frame` and `.debug_frame`, in the order in which they are asked.
     pub(super) cfi: RefCell<Vec<Cfi>>,
     loads: Vec<Load>,
+    /// Code that Go's linker has described, and its first svma.
+    go_code: Option<(u64, Vec<u8>)>,
 }
+
+/// What comes before the offset of `sched.sp` in `mov rsp, [register + 0x38]`.
+const LOAD_RSP: [[u8; 2]; 2] = [[0x48, 0x8b], [0x49, 0x8b]];
+
+/// Offset of `sched.sp` in the runtime's `g`.
+const SCHED_SP: u8 = 0x38;
 
 impl File {
     /// Reads a file, or this process's vDSO, which is everybody's.
@@ -55,6 +63,29 @@ impl File {
             table: build(&bytes).ok(),
             cfi: RefCell::new(frames(&object)),
             loads,
+            go_code: go_code(&object),
+        })
+    }
+
+    /// Whether Go's code between two svmas of a function goes over to another stack, by
+    /// `mov rsp, [g + 0x38]`.
+    ///
+    /// Go's linker makes CFI from what its assembler knows of the stack pointer, and of such a
+    /// `mov` it knows nothing (`cmd/link/internal/ld/dwarf.go`, `writeframes`). Go 1.26's
+    /// `runtime.mcall` loads `rsp` at 0x47f6c3, pushes and calls; `readelf
+    /// --debug-dump=frames-interp` has `rsp+8`, `rsp+16` there as if it was the goroutine's. Its
+    /// `time.now` also aligns: `and $-16, rsp` at 0x482f31, and `rsp+32` from 0x482ee8 to 0x482f9e.
+    pub(super) fn leaves_go_stack(&self, from: u64, to: u64) -> bool {
+        let Some((start, code)) = &self.go_code else { return false };
+        let index = |svma: u64| svma.checked_sub(*start).and_then(|at| usize::try_from(at).ok());
+        let (Some(from), Some(to)) = (index(from), index(to)) else { return false };
+        code.get(from..to).is_some_and(|code| {
+            code.array_windows().any(|&[rex, opcode, modrm, offset]| {
+                LOAD_RSP.contains(&[rex, opcode])
+                    && modrm & 0xf8 == 0x60
+                    && modrm & 7 != 4
+                    && offset == SCHED_SP
+            })
         })
     }
 
@@ -89,6 +120,12 @@ fn frames(object: &object::File<'_>) -> Vec<Cfi> {
         section(".eh_frame").map(|frame| Cfi::eh_frame(frame, section(".eh_frame_hdr"), text_svma));
     let debug_frame = section(".debug_frame").map(|section| Cfi::debug_frame(section.bytes));
     eh_frame.into_iter().chain(debug_frame).collect()
+}
+
+fn go_code(object: &object::File<'_>) -> Option<(u64, Vec<u8>)> {
+    let is_go = object.sections().any(|section| section.name() == Ok(".gopclntab"));
+    let text = object.section_by_name(".text").filter(|_| is_go)?;
+    Some((text.address(), text.data().ok()?.to_vec()))
 }
 
 /// The vDSO as the kernel maps it into every process.

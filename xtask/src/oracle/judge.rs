@@ -42,9 +42,11 @@ pub(super) enum Reason {
     NoFile,
     /// No call frame information covers the code: framehop follows the frame pointer, as we do.
     NoCfi,
-    /// The rule needs a register whose value is not known in this frame, or memory that was not
-    /// copied, or is of a kind that gimli does not know.
+    /// The CFA needs a register or memory that the sample does not carry. In an epilogue gcc's CFI
+    /// still has `rbp` where it was popped from, below the stack pointer, and the copy begins there.
     NoCfa,
+    /// Go's CFI does not say that the function has gone over to another stack.
+    GoStack,
     /// framehop and gimli's row contradict each other.
     Contradiction,
     /// It is behind one of which nothing can be said.
@@ -57,7 +59,8 @@ impl Reason {
         match self {
             Self::NoFile => "code of no file",
             Self::NoCfi => "no call frame information",
-            Self::NoCfa => "registers or memory not known",
+            Self::NoCfa => "a register or memory that the sample lacks",
+            Self::GoStack => "another stack, of which Go's CFI says nothing",
             Self::Contradiction => "framehop and gimli contradict each other",
             Self::Behind => "behind a frame that is not judged",
         }
@@ -102,6 +105,9 @@ impl State {
         let mut sections = file.cfi.borrow_mut();
         let found = sections.iter_mut().find_map(|cfi| Some((cfi.row(svma)?, cfi)));
         let Some((row, cfi)) = found else { return unjudged(Reason::NoCfi) };
+        if file.leaves_go_stack(row.function, svma) {
+            return unjudged(Reason::GoStack);
+        }
         let frame = Evaluation { cfi, state: self, stack, bias };
         let (verdict, caller, is_known_to_framehop) = frame.row(&row);
         let judged = match verdict {

@@ -20,6 +20,8 @@ mod perf;
 mod recording;
 mod report;
 mod stack;
+#[cfg(test)]
+mod tests;
 mod walked;
 
 #[derive(Args)]

@@ -1,6 +1,6 @@
 //! Our stacks beside the oracle's, counted.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Borrow, collections::BTreeMap, fmt};
 
 use profiler_ebpf::unwind::{Outcome, Step};
 
@@ -53,13 +53,17 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Adds the stacks of another recording.
-    pub(crate) fn add(&mut self, records: impl IntoIterator<Item = Record>, files: &mut Files<'_>) {
+    /// Compares the stacks of a recording.
+    pub(crate) fn add<R: Borrow<Record>>(
+        &mut self,
+        records: impl IntoIterator<Item = R>,
+        files: &mut Files<'_>,
+    ) {
         let mut processes = Processes::default();
         for record in records {
-            match record.what {
-                What::SideBand(side_band) => processes.apply(&side_band),
-                What::Sample(sample) => self.compare(&sample, &processes, files),
+            match &record.borrow().what {
+                What::SideBand(side_band) => processes.apply(side_band),
+                What::Sample(sample) => self.compare(sample, &processes, files),
             }
         }
         self.lost += processes.lost;
