@@ -69,6 +69,37 @@ impl Report {
         self.lost += processes.lost;
     }
 
+    /// Adds another report's counts.
+    pub(crate) fn merge(&mut self, other: Self) {
+        let Self {
+            samples,
+            complete,
+            unmapped,
+            truncated,
+            whole,
+            by_framehop,
+            by_row,
+            disagreements,
+            unjudged,
+            lost,
+        } = other;
+        self.samples += samples;
+        self.complete += complete;
+        self.unmapped += unmapped;
+        self.truncated += truncated;
+        self.whole += whole;
+        self.by_framehop += by_framehop;
+        self.by_row += by_row;
+        self.lost += lost;
+        for (disagreement, (count, example)) in disagreements {
+            self.disagreements.entry(disagreement).or_insert((0, example)).0 += count;
+        }
+        for (key, (count, svma)) in unjudged {
+            let entry = self.unjudged.entry(key).or_default();
+            *entry = (entry.0 + count, svma);
+        }
+    }
+
     /// Frames on which there is agreement.
     pub(crate) const fn agreed(&self) -> u64 {
         self.by_framehop + self.by_row
