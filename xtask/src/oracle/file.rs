@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use object::{Object as _, ObjectSection as _, ObjectSegment as _, SegmentFlags};
+use object::{
+    Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _, SegmentFlags,
+};
 use profiler_daemon::reader::unwind::{Equation, UnwindTable, build};
 use profiler_ebpf::unwind::rule::Rule;
 
@@ -34,7 +36,12 @@ pub(crate) struct File {
     loads: Vec<Load>,
     /// Code that Go's linker has described, and its first svma.
     go_code: Option<(u64, Vec<u8>)>,
+    /// First svmas of Go's outermost functions.
+    go_roots: Vec<u64>,
 }
+
+/// The functions of Go's runtime that are outermost, without what follows them in a name.
+const GO_ROOTS: [&str; 3] = ["runtime.goexit", "runtime.mstart", "runtime.rt0_go"];
 
 /// What comes before the offset of `sched.sp` in `mov rsp, [register + 0x38]`.
 const LOAD_RSP: [[u8; 2]; 2] = [[0x48, 0x8b], [0x49, 0x8b]];
@@ -64,7 +71,17 @@ impl File {
             cfi: RefCell::new(frames(&object)),
             loads,
             go_code: go_code(&object),
+            go_roots: go_roots(&object),
         })
+    }
+
+    /// Whether a function is an outermost one of Go's, of which its CFI says that it has a caller
+    /// (`cmd/link/internal/ld/dwarf.go`, `writeframes`: no return address is undefined).
+    ///
+    /// A thread begins with `runtime.clone`'s `call *%r12` to `runtime.mstart`, which never returns;
+    /// we end at `mstart`, and CFI goes on to `clone`, and from there beyond the stack.
+    pub(super) fn is_go_root(&self, function: u64) -> bool {
+        self.go_roots.contains(&function)
     }
 
     /// Whether Go's code between two svmas of a function goes over to another stack, by
@@ -120,6 +137,12 @@ fn frames(object: &object::File<'_>) -> Vec<Cfi> {
         section(".eh_frame").map(|frame| Cfi::eh_frame(frame, section(".eh_frame_hdr"), text_svma));
     let debug_frame = section(".debug_frame").map(|section| Cfi::debug_frame(section.bytes));
     eh_frame.into_iter().chain(debug_frame).collect()
+}
+
+fn go_roots(object: &object::File<'_>) -> Vec<u64> {
+    let is_root = |name: &str| GO_ROOTS.contains(&name.strip_suffix(".abi0").unwrap_or(name));
+    let roots = object.symbols().filter(|symbol| symbol.name().is_ok_and(is_root));
+    roots.map(|symbol| symbol.address()).collect()
 }
 
 fn go_code(object: &object::File<'_>) -> Option<(u64, Vec<u8>)> {

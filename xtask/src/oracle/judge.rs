@@ -19,8 +19,6 @@ use super::{
 
 const RBP: usize = X86_64::RBP.0 as usize;
 const RSP: usize = X86_64::RSP.0 as usize;
-/// What a function gives back as it got it (System V ABI): `rbx`, `rbp`, `r12` … `r15`.
-const CALLEE_SAVED: [usize; 6] = [3, 6, 12, 13, 14, 15];
 
 /// What the oracle says of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +43,8 @@ pub(super) enum Reason {
     /// The CFA needs a register or memory that the sample does not carry. In an epilogue gcc's CFI
     /// still has `rbp` where it was popped from, below the stack pointer, and the copy begins there.
     NoCfa,
+    /// Go's CFI does not say that the function is outermost: see [`File::is_go_root`].
+    GoRoot,
     /// Go's CFI does not say that the function has gone over to another stack.
     GoStack,
     /// framehop and gimli's row contradict each other.
@@ -60,6 +60,7 @@ impl Reason {
             Self::NoFile => "code of no file",
             Self::NoCfi => "no call frame information",
             Self::NoCfa => "a register or memory that the sample lacks",
+            Self::GoRoot => "an outermost function, which Go's CFI does not know",
             Self::GoStack => "another stack, of which Go's CFI says nothing",
             Self::Contradiction => "framehop and gimli contradict each other",
             Self::Behind => "behind a frame that is not judged",
@@ -110,6 +111,9 @@ impl State {
         }
         let frame = Evaluation { cfi, state: self, stack, bias };
         let (verdict, caller, is_known_to_framehop) = frame.row(&row);
+        if matches!(verdict, Verdict::Caller(_)) && file.is_go_root(row.function) {
+            return unjudged(Reason::GoRoot);
+        }
         let judged = match verdict {
             Verdict::Caller(_) | Verdict::End if is_known_to_framehop => {
                 self.ask_framehop(cfi, bias, stack, verdict, &caller)
@@ -195,9 +199,9 @@ impl Evaluation<'_> {
         let mut fp_is_known = false;
         for (number, value) in registers.iter_mut().enumerate() {
             let now = self.state.registers[number];
-            let unchanged =
-                if row.is_signal || CALLEE_SAVED.contains(&number) { now } else { None };
-            let unchanged = if number == RSP { Some(cfa) } else { unchanged };
+            // Without a rule a register keeps its value, as libgcc has it (`REG_UNSAVED`): libcrypto
+            // calls its own assembly with the CFA in `rax`, which that leaves alone.
+            let unchanged = if number == RSP { Some(cfa) } else { now };
             let (found, is_known) =
                 self.register(row, rule(Register(number as u16)), cfa, unchanged);
             *value = found;
