@@ -48,6 +48,8 @@ pub(super) struct Elf<'a> {
     pub(super) machine: Machine,
     /// svmas of the executable segments: sorted, free of overlap.
     pub(super) code: Vec<Range<u64>>,
+    /// svma at which it is started; not of a library.
+    pub(super) entry: u64,
     loads: Vec<Load>,
     eh_frame_header: Option<u64>,
     sections: Vec<Section<'a>>,
@@ -100,6 +102,7 @@ impl<'a> Elf<'a> {
             bytes,
             machine,
             code: Vec::new(),
+            entry: u64_at(bytes, 24).unwrap_or_default(),
             loads: Vec::new(),
             eh_frame_header: None,
             sections: Vec::new(),

@@ -222,6 +222,30 @@ fn neighbours_without_a_gap_and_functions_without_cfi() {
 }
 
 #[test]
+fn the_dynamic_linkers_entry_is_outermost_without_a_symbol() {
+    if !has("gcc") {
+        return;
+    }
+    for (instruction, rule) in [("mov %rsp, %rdi", "end"), ("mov %rsp, %rsi", "no rule")] {
+        let source = format!(
+            ".text\n.globl f\n.type f, @function\n\
+             f: .cfi_startproc\n.skip 16, 0x90\n.cfi_endproc\n.size f, . - f\n\
+             .L0: {instruction}\n.skip 13, 0x90\n.globl g\n.type g, @function\n\
+             g: .cfi_startproc\n.skip 16, 0x90\n.cfi_endproc\n.size g, . - g\n\
+             .section .note.GNU-stack\n"
+        );
+        let mut elf = compile("gcc", "f.s", &source, &["-Wl,--eh-frame-hdr"]);
+        let entry = function(&elf, "f") + 16;
+        elf[24..32].copy_from_slice(&entry.to_le_bytes());
+        let table = build(&elf).unwrap();
+        assert_eq!(equation(&table, entry - 1), "cfa = rsp + 8");
+        assert_eq!(equation(&table, entry), rule);
+        assert_eq!(equation(&table, entry + 15), rule);
+        assert_eq!(equation(&table, entry + 16), "cfa = rsp + 8", "CFI comes first");
+    }
+}
+
+#[test]
 fn a_compressed_debug_frame_is_read() {
     if !has("gcc") {
         return;
