@@ -91,10 +91,14 @@ impl Walk {
                     cfa::FP_DEREF if self.flags & FP_LOST == 0 => Some(fp),
                     // What a call need not preserve no rule restores: it keeps its value, and who
                     // makes it the base in a function that calls, calls what leaves it alone.
-                    cfa::REGISTER | cfa::REGISTER_DEREF
+                    cfa::REGISTER | cfa::REGISTER_DEREF | cfa::SP_INDEXED_DEREF
                         if self.is_interrupted() || arch::is_scratch(rule.register) =>
                     {
-                        self.register(memory, u32::from(rule.register))
+                        let value = self.register(memory, u32::from(rule.register));
+                        value.map(|value| match kind {
+                            cfa::SP_INDEXED_DEREF => sp.wrapping_add(value.wrapping_mul(8)),
+                            _ => value,
+                        })
                     }
                     _ => None,
                 };
@@ -399,6 +403,10 @@ mod tests {
             (
                 Rule { register: 1, offset: 8, extra: 1, ..Rule::only(cfa::REGISTER_DEREF) },
                 deref(0x5_0108) + 1,
+            ),
+            (
+                Rule { register: 0, offset: 8, extra: 9, ..Rule::only(cfa::SP_INDEXED_DEREF) },
+                deref(0x1000 + 8 * REGISTERS + 8) + 9,
             ),
             (Rule { offset: 8, extra: 11, ..Rule::only(cfa::PLT) }, 0x1010),
             (Rule { offset: 8, extra: 13, ..Rule::only(cfa::PLT) }, 0x1008),

@@ -115,6 +115,11 @@ fn other_bases() {
         (".cfi_escape 0x0f, 3, 0x76, 0x78, 0x06", "cfa = *(rbp - 8)"),
         (".cfi_escape 0x0f, 3, 0x7a, 0, 0x06", "cfa = *(r10)"),
         (".cfi_escape 0x0f, 2, 0x76, 16", "cfa = rbp + 16"),
+        // breg7 8; breg9 0; lit8; mul; plus; deref; plus_uconst 8: libcrypto's `bn_mul_mont`.
+        (
+            ".cfi_escape 0x0f, 10, 0x77, 8, 0x79, 0, 0x38, 0x1e, 0x22, 0x06, 0x23, 8",
+            "cfa = *(rsp + 8 * r9 + 8) + 8",
+        ),
         (
             ".cfi_escape 0x0f, 11, 0x77, 8, 0x80, 0, 0x3f, 0x1a, 0x3b, 0x2a, 0x33, 0x24, 0x22",
             "cfa = rsp + 8 + (pc % 16 >= 11 ? 8 : 0)",
