@@ -31,7 +31,7 @@ enum Task {
     /// Unwind tables of ELF files
     #[command(subcommand)]
     Unwind(unwind::Command),
-    /// Compare our stacks of a command with those of other unwinders, frame by frame
+    /// Judge our stacks of a command by other unwinders, frame by frame
     Oracle(oracle::Options),
     /// `cargo check` of the daemon for aarch64
     CheckAarch64,
