@@ -96,14 +96,7 @@ impl File {
         let Some((start, code)) = &self.go_code else { return false };
         let index = |svma: u64| svma.checked_sub(*start).and_then(|at| usize::try_from(at).ok());
         let (Some(from), Some(to)) = (index(from), index(to)) else { return false };
-        code.get(from..to).is_some_and(|code| {
-            code.array_windows().any(|&[rex, opcode, modrm, offset]| {
-                LOAD_RSP.contains(&[rex, opcode])
-                    && modrm & 0xf8 == 0x60
-                    && modrm & 7 != 4
-                    && offset == SCHED_SP
-            })
-        })
+        code.get(from..to).is_some_and(loads_stack_pointer)
     }
 
     /// What an avma is above its svma, where `file_offset` is mapped at `start`.
@@ -139,6 +132,16 @@ fn frames(object: &object::File<'_>) -> Vec<Cfi> {
     eh_frame.into_iter().chain(debug_frame).collect()
 }
 
+/// Whether there is a `mov rsp, [register + 0x38]` in the code.
+fn loads_stack_pointer(code: &[u8]) -> bool {
+    code.array_windows().any(|&[rex, opcode, modrm, offset]| {
+        LOAD_RSP.contains(&[rex, opcode])
+            && modrm & 0xf8 == 0x60
+            && modrm & 7 != 4
+            && offset == SCHED_SP
+    })
+}
+
 fn go_roots(object: &object::File<'_>) -> Vec<u64> {
     let is_root = |name: &str| GO_ROOTS.contains(&name.strip_suffix(".abi0").unwrap_or(name));
     let roots = object.symbols().filter(|symbol| symbol.name().is_ok_and(is_root));
@@ -161,4 +164,27 @@ fn vdso() -> Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(end - start)?];
     OsFile::open("/proc/self/mem")?.read_exact_at(&mut bytes, start)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_loads_the_stack_pointer() {
+        // mov rsp, [rdx + 0x38]; mov rsp, [r14 + 0x38]; mov rbx, [rdx + 0x38]; mov rsp, [rdx + 0x40]
+        assert!(loads_stack_pointer(&[0x90, 0x48, 0x8b, 0x62, 0x38]));
+        assert!(loads_stack_pointer(&[0x49, 0x8b, 0x66, 0x38, 0x90]));
+        assert!(!loads_stack_pointer(&[0x48, 0x8b, 0x5a, 0x38]));
+        assert!(!loads_stack_pointer(&[0x48, 0x8b, 0x62, 0x40]));
+        assert!(!loads_stack_pointer(&[0x48, 0x8b, 0x62]));
+    }
+
+    #[test]
+    fn the_vdso_is_read() {
+        let file = File::open(&"[vdso]".into()).expect("this process's vDSO");
+        assert!(file.table.is_some());
+        assert!(!file.cfi.borrow().is_empty());
+        assert_eq!(file.bias(0x7fff_0000_0000, 0), Some(0x7fff_0000_0000));
+    }
 }

@@ -29,6 +29,8 @@ pub(super) enum Verdict {
     End,
     /// The copy of the stack does not reach to the return address.
     Unreadable,
+    /// framehop and gimli's row contradict each other: framehop's caller, 0 without one.
+    Contradiction(u64),
     /// Nothing.
     Unjudged(Reason),
 }
@@ -47,8 +49,6 @@ pub(super) enum Reason {
     GoRoot,
     /// Go's CFI does not say that the function has gone over to another stack.
     GoStack,
-    /// framehop and gimli's row contradict each other.
-    Contradiction,
     /// It is behind one of which nothing can be said.
     Behind,
 }
@@ -62,7 +62,6 @@ impl Reason {
             Self::NoCfa => "a register or memory that the sample lacks",
             Self::GoRoot => "an outermost function, which Go's CFI does not know",
             Self::GoStack => "another stack, of which Go's CFI says nothing",
-            Self::Contradiction => "framehop and gimli contradict each other",
             Self::Behind => "behind a frame that is not judged",
         }
     }
@@ -148,8 +147,8 @@ impl State {
             (Verdict::End, Ok(None)) => true,
             _ => false,
         };
-        let verdict = if agrees { verdict } else { Verdict::Unjudged(Reason::Contradiction) };
-        (verdict, Judge::Framehop)
+        let contradiction = || Verdict::Contradiction(found.ok().flatten().unwrap_or_default());
+        (if agrees { verdict } else { contradiction() }, Judge::Framehop)
     }
 
     /// Follows the frame pointer of a frame of which nothing is said, if that leads to the caller

@@ -202,6 +202,12 @@ impl Report {
 /// What the disagreement is, and both callers.
 const fn contradiction(step: Step, verdict: Verdict) -> (&'static str, [u64; 2]) {
     match (step, verdict) {
+        (Step::Caller(ours), Verdict::Contradiction(pc)) => {
+            ("framehop and gimli contradict each other", [ours, pc])
+        }
+        (Step::End(_), Verdict::Contradiction(pc)) => {
+            ("framehop and gimli contradict each other", [0, pc])
+        }
         (Step::Caller(ours), Verdict::Caller(pc)) => ("another caller", [ours, pc]),
         (Step::Caller(ours), Verdict::End) => ("a caller of the outermost frame", [ours, 0]),
         (Step::Caller(ours), _) => ("a caller beyond the copy", [ours, 0]),
