@@ -33,6 +33,12 @@ mod aarch64 {
         if number < 32 { Some(SIGNAL_FRAME_REGISTERS + number as u64 * 8) } else { None }
     }
 
+    /// Whether a call need not preserve a register (AAPCS64), by DWARF's number: `x0` to `x17`.
+    #[inline(always)]
+    pub const fn is_scratch(number: u8) -> bool {
+        number < 18
+    }
+
     /// A return address without the bits that are not part of it: pointer authentication signs in
     /// those above the 48 of a user address.
     #[inline(always)]
@@ -77,6 +83,13 @@ mod x86_64 {
             _ => return None,
         };
         Some(40 + index * 8)
+    }
+
+    /// Whether a call need not preserve a register (System V ABI), by DWARF's number: all but
+    /// `rbx`, `rbp`, `rsp` and `r12` to `r15`.
+    #[inline(always)]
+    pub const fn is_scratch(number: u8) -> bool {
+        matches!(number, 0..=2 | 4 | 5 | 8..=11)
     }
 
     /// A return address without the bits that are not part of it: there are none.

@@ -8,6 +8,7 @@ mod aarch64;
 mod bench;
 mod checkout;
 mod ebpf;
+mod oracle;
 mod step;
 mod unwind;
 mod vm_test;
@@ -30,6 +31,8 @@ enum Task {
     /// Unwind tables of ELF files
     #[command(subcommand)]
     Unwind(unwind::Command),
+    /// Judge our stacks of a command by other unwinders, frame by frame
+    Oracle(oracle::Options),
     /// `cargo check` of the daemon for aarch64
     CheckAarch64,
     /// rprofd on other kernels, in virtual machines
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Ebpf(command) => ebpf::run(&command),
         Task::Bench(options) => bench::run(&options),
         Task::Unwind(command) => unwind::run(&command),
+        Task::Oracle(options) => oracle::run(&options),
         Task::CheckAarch64 => aarch64::check(),
         Task::VmTest => vm_test::run(),
     };

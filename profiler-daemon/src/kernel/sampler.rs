@@ -198,7 +198,7 @@ impl Sampler {
         let first = events.len();
         for ring in rings {
             ring.drain(buffer, |record| {
-                if let Some(event) = side_band::parse(record) {
+                if let Some(event) = SideBand::parse(record) {
                     if let side_band::What::Lost(count) = event.what {
                         *side_band_lost += count;
                     }

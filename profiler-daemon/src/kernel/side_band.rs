@@ -98,8 +98,17 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Decodes a record; `None` for one that says nothing to us.
-pub(super) fn parse(record: &[u8]) -> Option<SideBand> {
+impl SideBand {
+    /// Decodes a record; `None` for one that says nothing to us.
+    ///
+    /// Its event must have `sample_id_all`, and both `PERF_SAMPLE_TID` and `PERF_SAMPLE_TIME`, but
+    /// neither of `ID`, `STREAM_ID`, `CPU` and `IDENTIFIER`.
+    pub fn parse(record: &[u8]) -> Option<Self> {
+        parse(record)
+    }
+}
+
+fn parse(record: &[u8]) -> Option<SideBand> {
     let mut fields = Fields(record);
     let kind = fields.u32()?;
     let misc = fields.u16()?;

@@ -30,6 +30,8 @@ pub mod cfa {
     pub const UNSUPPORTED: u8 = 10;
     /// No rule is known here.
     pub const GAP: u8 = 11;
+    /// `cfa = *(sp + 8 * register + offset) + extra`; where all registers are known.
+    pub const SP_INDEXED_DEREF: u8 = 12;
 }
 
 /// Where the caller's value of a register is.

@@ -66,7 +66,10 @@ impl Walk {
         let mut may_switch = false;
         let cfa = match rule.cfa {
             cfa::SP => sp.wrapping_add(offset),
-            cfa::FP if self.flags & FP_LOST == 0 => fp.wrapping_add(offset),
+            cfa::FP if self.flags & FP_LOST == 0 => {
+                may_switch = true;
+                fp.wrapping_add(offset)
+            }
             cfa::GAP => return self.follow_fp(memory, is_generated),
             cfa::PLT => {
                 let pushed = if (pc as u32 & 15) >= rule.extra as u32 { 8 } else { 0 };
@@ -86,8 +89,16 @@ impl Walk {
                 let base = match kind {
                     cfa::SP_DEREF => Some(sp),
                     cfa::FP_DEREF if self.flags & FP_LOST == 0 => Some(fp),
-                    cfa::REGISTER | cfa::REGISTER_DEREF if self.is_interrupted() => {
-                        self.register(memory, u32::from(rule.register))
+                    // What a call need not preserve no rule restores: it keeps its value, and who
+                    // makes it the base in a function that calls, calls what leaves it alone.
+                    cfa::REGISTER | cfa::REGISTER_DEREF | cfa::SP_INDEXED_DEREF
+                        if self.is_interrupted() || arch::is_scratch(rule.register) =>
+                    {
+                        let value = self.register(memory, u32::from(rule.register));
+                        value.map(|value| match kind {
+                            cfa::SP_INDEXED_DEREF => sp.wrapping_add(value.wrapping_mul(8)),
+                            _ => value,
+                        })
                     }
                     _ => None,
                 };
@@ -393,6 +404,10 @@ mod tests {
                 Rule { register: 1, offset: 8, extra: 1, ..Rule::only(cfa::REGISTER_DEREF) },
                 deref(0x5_0108) + 1,
             ),
+            (
+                Rule { register: 0, offset: 8, extra: 9, ..Rule::only(cfa::SP_INDEXED_DEREF) },
+                deref(0x1000 + 8 * REGISTERS + 8) + 9,
+            ),
             (Rule { offset: 8, extra: 11, ..Rule::only(cfa::PLT) }, 0x1010),
             (Rule { offset: 8, extra: 13, ..Rule::only(cfa::PLT) }, 0x1008),
         ] {
@@ -438,9 +453,42 @@ mod tests {
         let by_fp = Rule { offset: 16, ..Rule::only(cfa::FP) };
         assert_eq!(walk.step(&stack, &by_fp, false), Step::End(Outcome::UnsupportedRule));
         assert_eq!(walk.step(&stack, &Rule::GAP, false), Step::End(Outcome::NoRule));
-        // Registers that are not saved are known in interrupted frames alone.
-        let by_register = Rule { register: 2, ..Rule::only(cfa::REGISTER) };
+        // What the callers of an interrupted frame have saved of the other registers is not known.
+        let by_register = Rule { register: 15, ..Rule::only(cfa::REGISTER) };
         assert_eq!(walk.step(&stack, &by_register, false), Step::End(Outcome::UnsupportedRule));
+    }
+
+    /// libcrypto's `aesni_gcm_encrypt` keeps its CFA in `rax`, and calls its own assembly.
+    #[test]
+    fn a_scratch_register_outlives_a_call() {
+        let (stack, registers) = chain(2);
+        let mut walk = Walk::new(&registers);
+        assert_eq!(walk.step(&stack, &Rule::GAP, false), Step::Caller(0x40_0000));
+        let mut stack = stack;
+        stack.0.insert(REGISTERS + 8, 0x50_0000);
+        stack.0.insert(REGISTERS, 0);
+        let by_register = Rule { register: 0, offset: 16, ..Rule::only(cfa::REGISTER) };
+        assert_eq!(walk.step(&stack, &by_register, false), Step::Caller(0x50_0000));
+        assert_eq!(walk.registers.sp, REGISTERS + 16);
+    }
+
+    /// Go's `time.now` calls the vDSO on its thread's stack, and its frame is on the goroutine's.
+    #[test]
+    fn a_frame_pointer_may_lead_to_another_stack() {
+        let (stack, registers) = chain(3);
+        let registers = Registers { sp: 0x7fff_0000, ..registers };
+        let by_fp = Rule { offset: 16, fp: saved::AT_CFA, fp_offset: -16, ..Rule::only(cfa::FP) };
+        let mut walk = Walk::new(&registers);
+        for pc in 0x40_0000..0x40_0003 {
+            assert_eq!(walk.step(&stack, &by_fp, false), Step::Caller(pc));
+        }
+        let mut walk = Walk::new(&registers);
+        for _ in 0..MAX_STACK_SWITCHES {
+            walk.registers = registers;
+            assert_eq!(walk.step(&stack, &by_fp, false), Step::Caller(0x40_0000));
+        }
+        walk.registers = registers;
+        assert_eq!(walk.step(&stack, &by_fp, false), Step::End(Outcome::NoRule));
     }
 
     #[test]

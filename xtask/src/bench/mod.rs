@@ -15,6 +15,7 @@ mod big_binary;
 mod cpu_time;
 mod exec_latency;
 mod naming;
+mod oracle;
 mod reader_kill;
 mod shares;
 mod short_lived;
@@ -39,7 +40,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 11] = [
+const ENTRIES: [Entry; 12] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -87,7 +88,15 @@ const ENTRIES: [Entry; 11] = [
         about: "making the unwind tables of libc and of the biggest library found",
         run: unwind_tables::run,
     },
+    Entry {
+        name: "oracle",
+        about: "agreement of our stacks with framehop's, frame by frame",
+        run: oracle::run,
+    },
 ];
+
+/// Benchmarks that need no build of rprofd.
+const WITHOUT_RPROFD: [&str; 2] = ["oracle", "unwind-tables"];
 
 /// What a benchmark works with.
 struct Bench {
@@ -169,7 +178,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     ensure!(rustix::process::geteuid().is_root(), "benchmarks need root");
-    rprofd::build("release");
+    if entries.iter().any(|entry| !WITHOUT_RPROFD.contains(&entry.name)) {
+        rprofd::build("release");
+    }
 
     let mut failed = Vec::new();
     for entry in entries {

@@ -36,6 +36,9 @@ impl fmt::Display for Equation {
             cfa::SP_DEREF => write!(f, "cfa = *({sp}{offset}){}", Plus(rule.extra))?,
             cfa::FP_DEREF => write!(f, "cfa = *({fp}{offset}){}", Plus(rule.extra))?,
             cfa::REGISTER_DEREF => write!(f, "cfa = *({other}{offset}){}", Plus(rule.extra))?,
+            cfa::SP_INDEXED_DEREF => {
+                write!(f, "cfa = *({sp} + 8 * {other}{offset}){}", Plus(rule.extra))?;
+            }
             cfa::PLT => write!(f, "cfa = {sp}{offset} + (pc % 16 >= {} ? 8 : 0)", rule.extra)?,
             number => return write!(f, "rule of unknown kind {number}"),
         }

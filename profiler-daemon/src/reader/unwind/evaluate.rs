@@ -186,6 +186,12 @@ impl State {
                 };
                 Ok(Rule { register, offset, extra, ..Rule::only(kind) })
             }
+            Shape::IndexedDeref { register, index, offset, extra } if register == machine.sp() => {
+                let (offset, extra) = (narrow(offset)?, narrow(extra)?);
+                let register = general(index)?;
+                Ok(Rule { register, offset, extra, ..Rule::only(cfa::SP_INDEXED_DEREF) })
+            }
+            Shape::IndexedDeref { .. } => Err(Unsupported::CfaExpression),
             Shape::Plt { register, offset, threshold } if register == machine.sp() => {
                 let (offset, extra) = (narrow(offset)?, narrow(threshold)?);
                 Ok(Rule { offset, extra, ..Rule::only(cfa::PLT) })

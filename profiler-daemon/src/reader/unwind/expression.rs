@@ -24,6 +24,18 @@ pub(super) enum Shape {
         /// In bytes.
         extra: i64,
     },
+    /// `*(register + 8 * index + offset) + extra`: libcrypto's `bn_mul_mont`, which keeps its
+    /// caller's stack pointer above an array of a length that is in a register.
+    IndexedDeref {
+        /// The register.
+        register: Register,
+        /// The register that is multiplied.
+        index: Register,
+        /// In bytes.
+        offset: i64,
+        /// In bytes.
+        extra: i64,
+    },
     /// `register + offset + (if pc % 16 >= threshold { 8 } else { 0 })`: what linkers write for
     /// the procedure linkage table.
     Plt {
@@ -44,7 +56,7 @@ impl Shape {
         pc: Register,
     ) -> Option<Self> {
         use Operation::{
-            And, Deref, Ge, Plus, PlusConstant, RegisterOffset, Shl, UnsignedConstant,
+            And, Deref, Ge, Mul, Plus, PlusConstant, RegisterOffset, Shl, UnsignedConstant,
         };
 
         let mut operations = expression.operations(encoding);
@@ -65,6 +77,20 @@ impl Shape {
                 Deref { size: 8, space: false, .. },
                 PlusConstant { value },
             ] => Some(Self::Deref { register, offset, extra: i64::try_from(value).ok()? }),
+            [
+                RegisterOffset { register, offset, .. },
+                RegisterOffset { register: index, offset: 0, .. },
+                UnsignedConstant { value: 8 },
+                Mul,
+                Plus,
+                Deref { size: 8, space: false, .. },
+                PlusConstant { value },
+            ] => Some(Self::IndexedDeref {
+                register,
+                index,
+                offset,
+                extra: i64::try_from(value).ok()?,
+            }),
             [
                 RegisterOffset { register, offset, .. },
                 RegisterOffset { register: of_pc, offset: 0, .. },

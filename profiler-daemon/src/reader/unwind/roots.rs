@@ -50,9 +50,28 @@ pub(super) fn find(elf: &Elf<'_>) -> Roots {
             _ => {}
         }
     });
+    roots.below.extend(entry(elf));
     roots.above.retain(|part| part.start < part.end);
     roots.below.retain(|part| part.start < part.end);
     roots
+}
+
+/// The code that a program or the dynamic linker is started at, if it takes its first stack pointer
+/// for an argument, which no function does: glibc's dynamic linker is installed without a symbol of
+/// it (`sysdeps/x86_64/dl-machine.h` and `sysdeps/aarch64/dl-start.S`).
+fn entry(elf: &Elf<'_>) -> Option<Part> {
+    /// `mov rdi, rsp`
+    const X86_64: [u8; 3] = [0x48, 0x89, 0xe7];
+    /// `mov x0, sp`
+    const AARCH64: [u8; 4] = [0xe0, 0x03, 0x00, 0x91];
+    let start = elf.entry;
+    let end = start.saturating_add(UNSIZED_BYTES).min(elf.code_end(start));
+    let code = elf.code_at(start, end);
+    let is_entry = match elf.machine {
+        Machine::X86_64 => code.starts_with(&X86_64),
+        Machine::Aarch64 => code.starts_with(&AARCH64),
+    };
+    is_entry.then_some(Part { start, end, source: Source::Fixed(Rule::END) })
 }
 
 /// Where a trampoline's rows begin: nothing has called it, and who looks a caller up looks below

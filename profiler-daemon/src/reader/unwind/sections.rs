@@ -50,6 +50,8 @@ pub(in crate::reader) struct Elf<'a> {
     pub(super) machine: Machine,
     /// svmas of the executable segments: sorted, free of overlap.
     pub(super) code: Vec<Range<u64>>,
+    /// svma at which it is started; not of a library.
+    pub(super) entry: u64,
     loads: Vec<Load>,
     eh_frame_header: Option<u64>,
     sections: Vec<Section<'a>>,
@@ -102,6 +104,7 @@ impl<'a> Elf<'a> {
             bytes,
             machine,
             code: Vec::new(),
+            entry: u64_at(bytes, 24).unwrap_or_default(),
             loads: Vec::new(),
             eh_frame_header: None,
             sections: Vec::new(),

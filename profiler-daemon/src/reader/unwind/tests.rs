@@ -115,6 +115,11 @@ fn other_bases() {
         (".cfi_escape 0x0f, 3, 0x76, 0x78, 0x06", "cfa = *(rbp - 8)"),
         (".cfi_escape 0x0f, 3, 0x7a, 0, 0x06", "cfa = *(r10)"),
         (".cfi_escape 0x0f, 2, 0x76, 16", "cfa = rbp + 16"),
+        // breg7 8; breg9 0; lit8; mul; plus; deref; plus_uconst 8: libcrypto's `bn_mul_mont`.
+        (
+            ".cfi_escape 0x0f, 10, 0x77, 8, 0x79, 0, 0x38, 0x1e, 0x22, 0x06, 0x23, 8",
+            "cfa = *(rsp + 8 * r9 + 8) + 8",
+        ),
         (
             ".cfi_escape 0x0f, 11, 0x77, 8, 0x80, 0, 0x3f, 0x1a, 0x3b, 0x2a, 0x33, 0x24, 0x22",
             "cfa = rsp + 8 + (pc % 16 >= 11 ? 8 : 0)",
@@ -218,6 +223,30 @@ fn neighbours_without_a_gap_and_functions_without_cfi() {
         (113, "signal frame at rsp"),
     ] {
         assert_eq!(equation(&table, first + into), expected, "{into}");
+    }
+}
+
+#[test]
+fn the_dynamic_linkers_entry_is_outermost_without_a_symbol() {
+    if !has("gcc") {
+        return;
+    }
+    for (instruction, rule) in [("mov %rsp, %rdi", "end"), ("mov %rsp, %rsi", "no rule")] {
+        let source = format!(
+            ".text\n.globl f\n.type f, @function\n\
+             f: .cfi_startproc\n.skip 16, 0x90\n.cfi_endproc\n.size f, . - f\n\
+             .L0: {instruction}\n.skip 13, 0x90\n.globl g\n.type g, @function\n\
+             g: .cfi_startproc\n.skip 16, 0x90\n.cfi_endproc\n.size g, . - g\n\
+             .section .note.GNU-stack\n"
+        );
+        let mut elf = compile("gcc", "f.s", &source, &["-Wl,--eh-frame-hdr"]);
+        let entry = function(&elf, "f") + 16;
+        elf[24..32].copy_from_slice(&entry.to_le_bytes());
+        let table = build(&elf).unwrap();
+        assert_eq!(equation(&table, entry - 1), "cfa = rsp + 8");
+        assert_eq!(equation(&table, entry), rule);
+        assert_eq!(equation(&table, entry + 15), rule);
+        assert_eq!(equation(&table, entry + 16), "cfa = rsp + 8", "CFI comes first");
     }
 }
 

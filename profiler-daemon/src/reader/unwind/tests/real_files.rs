@@ -60,7 +60,11 @@ fn says_the_same(rule: Rule, row: &gimli::UnwindTableRow<usize>, machine: Machin
         }
         gimli::CfaRule::Expression(_) => match rule.cfa {
             cfa::UNSUPPORTED => true,
-            cfa::SP_DEREF | cfa::FP_DEREF | cfa::REGISTER_DEREF | cfa::PLT => registers,
+            cfa::SP_DEREF
+            | cfa::FP_DEREF
+            | cfa::REGISTER_DEREF
+            | cfa::SP_INDEXED_DEREF
+            | cfa::PLT => registers,
             _ => false,
         },
     }
