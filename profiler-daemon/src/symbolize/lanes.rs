@@ -16,7 +16,8 @@ const HEAVY_LANE: usize = 0;
 pub(super) struct Trip {
     /// Its lane.
     pub(super) lane: usize,
-    weight_bytes: u64,
+    /// That of the file it is for.
+    pub(super) weight_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -408,20 +408,23 @@ impl Symbolizer {
     }
 
     fn ask_file(&mut self, round: Option<Instant>, suspected: bool) -> bool {
-        let mut ripe = None;
+        // The heaviest first: what comes last keeps one lane busy while the others have no work.
+        let mut ripe: Option<(FileKey, Trip)> = None;
         for (&key, file) in &mut self.files {
             if (file.strikes > 0) != suspected || !file.addresses.is_ripe(round) {
                 continue;
             }
-            if !file.is_open_or_asked(key, &mut self.link) {
+            if !file.is_open_or_asked(key, &mut self.link)
+                || ripe.is_some_and(|(_, heaviest)| heaviest.weight_bytes >= file.info.weight_bytes)
+            {
                 continue;
             }
             if let Some(trip) = self.lanes.for_file(&file.info, file.lane) {
-                ripe = Some((key, file, trip));
-                break;
+                ripe = Some((key, trip));
             }
         }
-        let Some((key, file, trip)) = ripe else { return false };
+        let Some((key, trip)) = ripe else { return false };
+        let Some(file) = self.files.get_mut(&key) else { return false };
         file.lane = Some(trip.lane);
         let file_offsets = file.addresses.take_wanted(MAX_ADDRESSES);
         let named = Named::File(key, file_offsets.clone());
