@@ -106,14 +106,15 @@ fn node_with_a_perf_map() {
     }
     let script = rprofd_tests::programs::source_path("work.js");
     let script = script.to_str().expect("UTF-8");
-    let profile = profile("programs-node", "node", &["node", "--perf-basic-prof", script, "2"]);
+    let profile = profile("programs-node", "node", &["node", "--perf-basic-prof", script, "4"]);
     let named = profile.total_where("cpu", |sample| {
         let frames = profile.frames(sample);
         frames.iter().any(|name| name.contains("multiply") && name.contains("work.js"))
     });
     assert!(named * 2 > profile.total("cpu"), "{:#?}", profile.stacks());
-    // Through V8's built-in functions, too, which `work` was called by.
+    // Through V8's built-in functions, too, which `work` was called by; once node's table is made,
+    // which takes a debug build of rprofd a while.
     let count = |key| profile.count(key).unwrap_or(0);
     let guessed = count("outcome.guessed");
-    assert!(count("outcome.complete") > guessed * 9, "{:?}", profile.counts());
+    assert!(count("outcome.complete") > guessed * 2, "{:?}", profile.counts());
 }

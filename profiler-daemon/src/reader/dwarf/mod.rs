@@ -102,8 +102,8 @@ impl DebugInfo {
     }
 
     /// Looks up `svmas`, which are in order. Calls `take` with an index into them and what is
-    /// there, for each that a unit has, and `pause` after each unit. Returns how many of them are
-    /// in units that are damaged.
+    /// there, for each that a unit has, and `pause` after each unit. Returns how many are, or may
+    /// be, in units that are damaged.
     pub(super) fn look_up(
         &self,
         svmas: &[u64],
@@ -112,8 +112,8 @@ impl DebugInfo {
     ) -> usize {
         let dwarf = self.sections.borrow(|section| section.bytes(&self.bytes));
         let mut functions = Functions::new(&dwarf, &self.units);
-        let mut failed = 0;
         let found = self.units.of(svmas);
+        let mut failed = if self.units.is_damaged() { svmas.len() - found.len() } else { 0 };
         for of_unit in found.chunk_by(|(unit, _), (other, _)| unit == other) {
             let indexes: Vec<usize> = of_unit.iter().map(|(_, index)| *index).collect();
             let addresses: Vec<u64> = indexes.iter().map(|index| svmas[*index]).collect();

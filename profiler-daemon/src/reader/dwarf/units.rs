@@ -20,6 +20,8 @@ pub(super) struct Units {
     offsets: Vec<usize>,
     /// By their begin, then by their end.
     ranges: Vec<UnitRange>,
+    /// Some could not be read.
+    is_damaged: bool,
 }
 
 /// Addresses that a unit has.
@@ -48,28 +50,34 @@ impl Units {
     pub(super) fn read(dwarf: &Dwarf<'_>, mut pause: impl FnMut()) -> gimli::Result<Option<Self>> {
         let mut offsets = Vec::new();
         let mut ranges = Vec::new();
+        let mut is_damaged = false;
         let mut headers = dwarf.units();
         // After a damaged header nobody knows where the next one is.
-        while let Ok(Some(header)) = headers.next() {
+        while let Some(header) = headers.next().unwrap_or_else(|_| {
+            is_damaged = true;
+            None
+        }) {
             let Some(DebugInfoOffset(offset)) = header.debug_info_offset() else { continue };
             let unit = u32::try_from(offsets.len()).map_err(|_| gimli::Error::UnsupportedOffset)?;
             offsets.push(offset);
-            // A unit that is damaged is none of the others' business.
-            if let Ok(abbreviations) = dwarf.abbreviations(&header)
-                && let Ok(extent) = Extent::read(&header, &abbreviations)
-            {
-                if extent.is_split {
-                    return Ok(None);
+            let first = ranges.len();
+            let mut take = |begin, end| {
+                if begin < end && !header.is_tombstone_address(begin) {
+                    ranges.push(UnitRange { begin, end, reach: 0, unit });
                 }
-                let first = ranges.len();
-                let mut take = |begin, end| {
-                    if begin < end && !header.is_tombstone_address(begin) {
-                        ranges.push(UnitRange { begin, end, reach: 0, unit });
-                    }
-                };
-                let _ = extent.for_each_range(dwarf, &header, &mut take);
-                merge(&mut ranges, first);
+            };
+            let extent = dwarf
+                .abbreviations(&header)
+                .and_then(|abbreviations| Extent::read(&header, &abbreviations));
+            match extent {
+                Ok(extent) if extent.is_split => return Ok(None),
+                Ok(extent) => {
+                    is_damaged |= extent.for_each_range(dwarf, &header, &mut take).is_err();
+                }
+                // What is wrong with one unit is none of the others' business.
+                Err(_) => is_damaged = true,
             }
+            merge(&mut ranges, first);
             if ranges.len() > MAX_RANGES {
                 return Err(gimli::Error::UnsupportedOffset);
             }
@@ -83,7 +91,12 @@ impl Units {
             reach = range.end.max(reach);
             range.reach = reach;
         }
-        Ok(Some(Self { offsets, ranges }))
+        Ok(Some(Self { offsets, ranges, is_damaged }))
+    }
+
+    /// Whether some could not be read.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// The units of `svmas`, each with the index of the address, those of a unit together and in
