@@ -155,6 +155,9 @@ impl FileNamer {
             return Err(SourceError::Changed);
         }
         let bytes = self.pages.map(place.file, place.size_bytes)?;
+        if !is_heavy(&self.file) {
+            bytes.prefetch();
+        }
         self.debug_info = DebugInfo::read(bytes, || self.pause())?
             .map_or(Dwarf::NotOurs, |debug_info| Dwarf::Read(Box::new(debug_info)));
         Ok(())

@@ -135,6 +135,15 @@ impl FileMapping {
         let start = std::ptr::NonNull::new(start.cast()).expect("mmap gives no null pointer");
         Ok(Self { start, size })
     }
+
+    /// Has the file read from disk while other things are done.
+    pub(super) fn prefetch(&self) {
+        // SAFETY: the mapping is ours; the call changes nothing of its contents. Its failure costs
+        // nothing but time.
+        let _ = unsafe {
+            rustix::mm::madvise(self.start.as_ptr().cast(), self.size, rustix::mm::Advice::WillNeed)
+        };
+    }
 }
 
 impl std::ops::Deref for FileMapping {
