@@ -164,7 +164,9 @@ fn no_children() {
     }
     let dir = TestDir::new("processes-no-children");
     let program = Program::build("forks.c");
-    let run = Rprofd::new(&dir).args(["--no-children", "--", program.arg(), "100", "10"]).run();
+    // So many forks, and so often looked at, that the parent itself is seen.
+    let forks = ["-F", "999", "--no-children", "--", program.arg(), "1000", "1"];
+    let run = Rprofd::new(&dir).args(forks).run();
     let all = run.expect_success().all();
     assert_eq!(all.share("burn_in_child"), 0.0, "{:#?}", all.stacks());
 }
