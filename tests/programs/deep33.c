@@ -1,5 +1,6 @@
 // deep33 SECONDS: busy 33 frames deep, in functions that differ. The leaf keeps no frame pointer
-// (gcc gives it no prologue), so a walk along frame pointers leaves out f1.
+// (gcc gives it no prologue), so a walk along frame pointers leaves out f1. -DOUTERMOST=f31 makes it
+// one frame less.
 #include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
@@ -21,12 +22,16 @@ F(11, 10) F(12, 11) F(13, 12) F(14, 13) F(15, 14) F(16, 15) F(17, 16) F(18, 17) 
 F(21, 20) F(22, 21) F(23, 22) F(24, 23) F(25, 24) F(26, 25) F(27, 26) F(28, 27) F(29, 28) F(30, 29)
 F(31, 30) F(32, 31)
 
+#ifndef OUTERMOST
+#define OUTERMOST f32
+#endif
+
 int main(int argc, char **argv) {
     double seconds = argc > 1 ? atof(argv[1]) : 1;
     struct timespec begin, now;
     clock_gettime(CLOCK_MONOTONIC, &begin);
     do {
-        f32();
+        OUTERMOST();
         clock_gettime(CLOCK_MONOTONIC, &now);
     } while (now.tv_sec - begin.tv_sec + (now.tv_nsec - begin.tv_nsec) / 1e9 < seconds);
 }

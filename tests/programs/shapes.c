@@ -1,5 +1,5 @@
-// Stacks of several shapes, by the first argument, each with a busy leaf; compiled without frame
-// pointers.
+// shapes SHAPE [SECONDS]: stacks of several shapes, each with a leaf that is busy for 3 seconds of CPU
+// time or that many; compiled without frame pointers.
 #include <alloca.h>
 #include <pthread.h>
 #include <signal.h>
@@ -9,11 +9,12 @@
 #include <time.h>
 
 static volatile uint64_t sink;
+static double seconds = 3;
 
-__attribute__((noinline)) static void busy(double seconds) {
+__attribute__((noinline)) static void busy(double duration) {
     struct timespec now;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    double end = now.tv_sec + now.tv_nsec / 1e9 + seconds;
+    double end = now.tv_sec + now.tv_nsec / 1e9 + duration;
     do {
         for (int i = 0; i < 100000; i++)
             sink = sink * 31 + i;
@@ -24,14 +25,14 @@ __attribute__((noinline)) static void busy(double seconds) {
 
 __attribute__((noinline)) static void descend(int depth) {
     if (depth == 0)
-        busy(3);
+        busy(seconds);
     else
         descend(depth - 1);
     sink++;
 }
 
 __attribute__((noinline)) static void handler(int number) {
-    busy(3);
+    busy(seconds);
     sink += number;
 }
 
@@ -44,14 +45,14 @@ __attribute__((noinline)) static void signalled(void) {
 __attribute__((noinline)) static void variable(int size) {
     volatile char *space = alloca(size + sink % 7);
     space[size / 2] = 1;
-    busy(3);
+    busy(seconds);
     sink += space[size / 2];
 }
 
 static int compare(const void *a, const void *b) {
     (void)a;
     (void)b;
-    busy(3);
+    busy(seconds);
     return 0;
 }
 
@@ -62,7 +63,7 @@ __attribute__((noinline)) static void sorted(void) {
 }
 
 static void *thread(void *argument) {
-    busy(3);
+    busy(seconds);
     sink++;
     return argument;
 }
@@ -76,6 +77,8 @@ __attribute__((noinline)) static void threaded(void) {
 
 int main(int argc, char **argv) {
     const char *shape = argc > 1 ? argv[1] : "";
+    if (argc > 2)
+        seconds = atof(argv[2]);
     if (strcmp(shape, "recursion") == 0)
         descend(1000);
     else if (strcmp(shape, "signal") == 0)

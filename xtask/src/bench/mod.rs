@@ -1,7 +1,7 @@
 //! The figures that rprofd promises, measured.
 
 use std::{
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -12,14 +12,23 @@ use rprofd_tests::{Rprofd, TestDir, rprofd};
 use crate::checkout;
 
 mod big_binary;
+mod bpf_maps;
+mod bpf_statistics;
 mod cpu_time;
 mod exec_latency;
 mod naming;
 mod oracle;
+mod outcomes;
+mod population;
 mod reader_kill;
 mod shares;
 mod short_lived;
 mod start;
+mod unwind_churn;
+mod unwind_complete;
+mod unwind_cost;
+mod unwind_memory;
+mod unwind_start;
 mod unwind_tables;
 mod whole_machine;
 
@@ -40,7 +49,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 12] = [
+const ENTRIES: [Entry; 18] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -89,6 +98,36 @@ const ENTRIES: [Entry; 12] = [
         run: unwind_tables::run,
     },
     Entry {
+        name: "unwind-cost",
+        about: "BPF time of a sample, by the depth of its stack",
+        run: unwind_cost::run,
+    },
+    Entry {
+        name: "unwind-overhead",
+        about: "rprofd's own CPU time, both CPUs busy without frame pointers",
+        run: whole_machine::unwind_overhead,
+    },
+    Entry {
+        name: "unwind-complete",
+        about: "complete user stacks of everyday programs under load",
+        run: unwind_complete::run,
+    },
+    Entry {
+        name: "unwind-memory",
+        about: "BPF maps and memory, 100 processes of 60 binaries",
+        run: unwind_memory::run,
+    },
+    Entry {
+        name: "unwind-start",
+        about: "from start until 100 processes of 60 binaries can be unwound",
+        run: unwind_start::run,
+    },
+    Entry {
+        name: "unwind-churn",
+        about: "what 10,000 processes in 5 minutes leave behind",
+        run: unwind_churn::run,
+    },
+    Entry {
         name: "oracle",
         about: "agreement of our stacks with framehop's, frame by frame",
         run: oracle::run,
@@ -108,6 +147,13 @@ impl Bench {
     /// The release build of rprofd, its profiles in this benchmark's directory.
     fn rprofd(&self) -> Rprofd {
         Rprofd::at(&self.binary, &self.dir)
+    }
+
+    /// The same, its profiles in a directory of their own below that.
+    fn rprofd_in(&self, name: &str) -> Result<Rprofd> {
+        let dir = self.dir.join(name);
+        fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        Ok(Rprofd::at(&self.binary, &dir))
     }
 
     /// This benchmark's directory.
@@ -165,7 +211,7 @@ impl fmt::Display for Figure {
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.list {
         for Entry { name, about, .. } in &ENTRIES {
-            println!("{name:14}{about}");
+            println!("{name:17}{about}");
         }
         return Ok(());
     }
@@ -201,6 +247,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !failed.is_empty() {
         bail!("FAIL: {}", failed.join(", "));
     }
+    Ok(())
+}
+
+/// Has files read from disk again, but for what is mapped or written to.
+fn drop_page_cache() -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "1")?;
     Ok(())
 }
 

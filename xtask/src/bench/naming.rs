@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use super::{Bench, Bound, Figure, line_with, number_after};
+use super::{Bench, Bound, Figure, drop_page_cache, line_with, number_after};
 use crate::step;
 
 const BINARIES: usize = 50;
@@ -31,6 +31,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
         binaries.iter().map(|path| format!("{} {CPU_TIME_MS}\n", path.display())).collect();
     fs::write(bench.dir().join("all.sh"), script)?;
 
+    // So that neither finds files in memory that the other has read.
     drop_page_cache()?;
     let options = ["-v", "-F", FREQUENCY, "--user-only", "--", "sh", "all.sh"];
     let run = bench.rprofd().args(options).run().expect_success();
@@ -97,11 +98,4 @@ do {{
     gcc.args(["-O1", "-g", "-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer", "-o"]);
     step::run(gcc.arg(&path).arg(&file))?;
     Ok(path)
-}
-
-/// So that neither finds files in memory that the other has read.
-fn drop_page_cache() -> Result<()> {
-    rustix::fs::sync();
-    fs::write("/proc/sys/vm/drop_caches", "1")?;
-    Ok(())
 }

@@ -1,17 +1,18 @@
 //! What rprofd itself costs on a machine whose CPUs are all busy, deep in their stacks.
 
 use std::{
-    collections::BTreeMap,
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use rprofd_tests::{Program, procfs, rprofd::Started};
 
-use super::{Bench, Bound, Figure};
+use super::{
+    Bench, Bound, Figure,
+    bpf_statistics::{Runs, Statistics},
+};
 
-const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// When measuring begins and ends, from the start of a run of a minute.
 const WARM: Duration = Duration::from_secs(5);
 const END: Duration = Duration::from_secs(55);
@@ -22,34 +23,55 @@ struct Seen {
     /// Without its naming.
     reader: Duration,
     naming: Duration,
-    bpf: Duration,
-    bpf_runs: u64,
+    bpf: Runs,
     peak_pss_bytes: u64,
+}
+
+impl Seen {
+    fn figures(&self) -> Vec<Figure> {
+        let open = |what, value, unit| Figure::new(what, value, unit, Bound::Open);
+        vec![
+            open("core", percent(self.core), "% of a CPU"),
+            open("reader, naming left out", percent(self.reader), "% of a CPU"),
+            open("BPF", percent(self.bpf.time), "% of a CPU"),
+            open("BPF program", self.bpf.mean_us(), "µs each run"),
+            open("naming", percent(self.naming), "% of a CPU"),
+        ]
+    }
 }
 
 /// CPU time of core, reader and BPF programs; naming is counted apart.
 pub(super) fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
-    let Seen { core, reader, naming, bpf, bpf_runs, .. } = observe(bench)?;
-    let percent = |time: Duration| time.as_secs_f64() / (END - WARM).as_secs_f64() * 100.0;
-    let per_run_us = bpf.as_secs_f64() * 1e6 / (bpf_runs as f64).max(1.0);
-    Ok(vec![
-        Figure::new("core", percent(core), "% of a CPU", Bound::Open),
-        Figure::new("reader, naming left out", percent(reader), "% of a CPU", Bound::Open),
-        Figure::new("BPF", percent(bpf), "% of a CPU", Bound::Open),
-        Figure::new("BPF program", per_run_us, "µs each run", Bound::Open),
-        Figure::new("naming", percent(naming), "% of a CPU", Bound::Open),
-        Figure::new(
-            "together, naming left out",
-            percent(core + reader + bpf),
-            "% of a CPU",
-            Bound::AtMost(0.5),
-        ),
-    ])
+    let seen = observe(bench, &Program::build("deep33.c"))?;
+    let mut figures = seen.figures();
+    let together = percent(seen.core + seen.reader + seen.bpf.time);
+    let bound = Bound::AtMost(0.5);
+    figures.push(Figure::new("together, naming left out", together, "% of a CPU", bound));
+    Ok(figures)
+}
+
+/// The same without frame pointers, 36 frames deep; naming counts.
+pub(super) fn unwind_overhead(bench: &Bench) -> Result<Vec<Figure>> {
+    let seen = observe(bench, &deep_without_frame_pointers())?;
+    let mut figures = seen.figures();
+    let together = percent(seen.core + seen.reader + seen.naming + seen.bpf.time);
+    figures.push(Figure::new("together", together, "% of a CPU", Bound::AtMost(0.4)));
+    Ok(figures)
+}
+
+/// 32 functions, `main`, and what the C library has below it: 36 frames.
+pub(super) fn deep_without_frame_pointers() -> Program {
+    Program::build_with("deep33.c", &["-fomit-frame-pointer", "-DOUTERMOST=f31"])
+}
+
+/// Share of a CPU in the time that is measured.
+fn percent(time: Duration) -> f64 {
+    time.as_secs_f64() / (END - WARM).as_secs_f64() * 100.0
 }
 
 /// Memory of core and reader at its peak.
 pub(super) fn memory(bench: &Bench) -> Result<Vec<Figure>> {
-    let peak = observe(bench)?.peak_pss_bytes;
+    let peak = observe(bench, &Program::build("deep33.c"))?.peak_pss_bytes;
     Ok(vec![Figure::new("PSS, peak", mebibytes(peak), "MiB", Bound::AtMost(60.0))])
 }
 
@@ -63,9 +85,9 @@ pub(super) fn pss_bytes(rprofd: &Started) -> u64 {
     procfs::pss_bytes(rprofd.pid()) + reader
 }
 
-fn observe(bench: &Bench) -> Result<Seen> {
+/// A run of a minute while each CPU has a process of `program`, a build of `deep33.c`.
+fn observe(bench: &Bench, program: &Program) -> Result<Seen> {
     let _statistics = Statistics::on()?;
-    let program = Program::build("deep33.c");
     let cpus = thread::available_parallelism()?.get();
     let _busy: Vec<_> = (0..cpus).map(|_| program.start(&["70"])).collect();
 
@@ -88,9 +110,9 @@ fn observe(bench: &Bench) -> Result<Seen> {
             procfs::cpu_time_of_threads_ns(reader, is_naming),
         ]
     };
-    let (before, bpf_before) = (times(), bpf_time(rprofd.pid())?);
+    let (before, bpf_before) = (times(), Runs::of_all(rprofd.pid())?);
     watch_until(END);
-    let (after, bpf_after) = (times(), bpf_time(rprofd.pid())?);
+    let (after, bpf_after) = (times(), Runs::of_all(rprofd.pid())?);
     ensure!(after.iter().all(|&time| time > 0), "the reader was replaced: its CPU time is gone");
     let [core, reader, naming] = std::array::from_fn(|index| {
         Duration::from_nanos(after[index].saturating_sub(before[index]))
@@ -110,51 +132,5 @@ fn observe(bench: &Bench) -> Result<Seen> {
         all.frames(sample).iter().filter(|name| name.starts_with('f')).count() >= 31
     });
     ensure!(deep > 10_000, "{deep} deep samples: not the load that is meant");
-    Ok(Seen {
-        core,
-        reader,
-        naming,
-        bpf: Duration::from_nanos(bpf_after.0 - bpf_before.0),
-        bpf_runs: bpf_after.1 - bpf_before.1,
-        peak_pss_bytes: peak,
-    })
-}
-
-/// Time in nanoseconds and number of runs of the BPF programs that `pid` holds.
-fn bpf_time(pid: u32) -> Result<(u64, u64)> {
-    // A program may have several descriptors.
-    let mut programs = BTreeMap::new();
-    for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        let Ok(text) = fs::read_to_string(file?.path()) else { continue };
-        let field = |name: &str| -> Option<u64> {
-            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-        };
-        // Only descriptors of programs have them.
-        if let (Some(time), Some(count)) = (field("run_time_ns:"), field("run_cnt:")) {
-            programs.insert(field("prog_id:"), (time, count));
-        }
-    }
-    let (time_ns, runs) =
-        programs.values().fold((0, 0), |sum, program| (sum.0 + program.0, sum.1 + program.1));
-    ensure!(runs > 0, "no BPF program among rprofd's descriptors has run");
-    Ok((time_ns, runs))
-}
-
-/// The kernel measures BPF programs while this lives.
-struct Statistics {
-    before: String,
-}
-
-impl Statistics {
-    fn on() -> Result<Self> {
-        let before = fs::read_to_string(STATISTICS).context(STATISTICS)?;
-        fs::write(STATISTICS, "1").context(STATISTICS)?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Statistics {
-    fn drop(&mut self) {
-        let _ = fs::write(STATISTICS, &self.before);
-    }
+    Ok(Seen { core, reader, naming, bpf: bpf_after.since(bpf_before), peak_pss_bytes: peak })
 }
