@@ -37,9 +37,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     let still_running = rprofd.is_running();
     rprofd.signal(Signal::INT);
     let run = rprofd.wait().expect_success();
-    // A few percent of its time are spent beside `outer_200`, in the system call that asks for its
-    // CPU time.
-    let after = run.profile_of("after").share("main") * 100.0;
+    let after = run.profile_of("after").share("outer_200") * 100.0;
     let busy = run.profile_of("shares").share("burn_40") * 100.0;
     Ok(vec![
         Figure::new("kills", KILLS as f64, "", Bound::Open),
