@@ -5,6 +5,7 @@ mod attribution;
 mod changes;
 mod clock;
 pub mod control;
+mod copies;
 mod error;
 mod latency;
 mod mappings;
@@ -24,13 +25,14 @@ use profiler_ebpf::{
 use rustix::event::epoll;
 
 use crate::{
-    kernel::{self, Losses, Record, Sampler, SideBand, What},
+    kernel::{self, Losses, Record, Sampler, SideBand, StackCopy, What},
     process::Table,
     profile::aggregate::{Aggregate, RawStacks},
     symbolize::Symbolizer,
     unwind::Tables,
 };
 pub use control::{Control, News, Order};
+use copies::Copies;
 pub use error::RecordError;
 use latency::Latencies;
 use mappings::Waiting;
@@ -46,6 +48,13 @@ const FETCH: Duration = Duration::from_millis(200);
 /// Stacks of an epoch are forgotten when they take this many bytes.
 const RAW_STACK_BYTES: usize = 16 << 20;
 
+/// What epoll says of the records' wake-ups, and of everything else.
+const RECORDS: u64 = 1;
+const ANYTHING: u64 = 0;
+
+/// How long the end waits for unwind tables that the last samples lack.
+const LAST_TABLES: Duration = Duration::from_secs(1);
+
 /// The state of a recording.
 pub struct Recorder {
     settings: Settings,
@@ -59,7 +68,8 @@ pub struct Recorder {
     /// How many readers' descriptors were put into `epoll`.
     readers: u32,
     events: Vec<SideBand>,
-    queue: VecDeque<Sample>,
+    queue: VecDeque<(Sample, Option<Box<StackCopy>>)>,
+    copies: Copies,
     raw: RawStacks,
     aggregate: Aggregate,
     window_start: (SystemTime, Instant),
@@ -122,6 +132,7 @@ impl Recorder {
             readers: 0,
             events: Vec::new(),
             queue: VecDeque::new(),
+            copies: Copies::default(),
             raw: RawStacks::default(),
             aggregate: Aggregate::default(),
             window_start: (SystemTime::now(), Instant::now()),
@@ -140,16 +151,17 @@ impl Recorder {
 
     /// Puts everything that may wake us into the epoll set.
     fn watch(&mut self) -> Result<(), RecordError> {
-        let add = |fd, flags| {
-            epoll::add(&self.epoll, fd, epoll::EventData::new_u64(0), flags)
+        let add = |fd, flags, data| {
+            epoll::add(&self.epoll, fd, epoll::EventData::new_u64(data), flags)
                 .map_err(RecordError::of("epoll_ctl"))
         };
         for fd in self.sampler.side_band_fds() {
-            add(fd, epoll::EventFlags::IN)?;
+            add(fd, epoll::EventFlags::IN, ANYTHING)?;
         }
         // A ring of records is readable whenever something is in it; only its wake-ups count.
-        add(self.sampler.records_fd(), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
-        add(self.control.wake_fd(), epoll::EventFlags::IN)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        add(self.sampler.records_fd(), flags, RECORDS)?;
+        add(self.control.wake_fd(), epoll::EventFlags::IN, ANYTHING)?;
         self.watch_reader()
     }
 
@@ -159,7 +171,8 @@ impl Recorder {
         }
         self.readers = self.symbolizer.readers_started();
         for fd in self.symbolizer.fds() {
-            epoll::add(&self.epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+            let data = epoll::EventData::new_u64(ANYTHING);
+            epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
                 .map_err(RecordError::of("epoll_ctl"))?;
         }
         Ok(())
@@ -184,11 +197,11 @@ impl Recorder {
         tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.settings.hertz);
         self.control.tell(News::Started);
         loop {
-            self.wait()?;
+            let much_waits = self.wait()?;
             self.take_orders()?;
             self.take_side_band();
             self.serve_reader()?;
-            if self.fetched.elapsed() >= FETCH || self.stopping {
+            if much_waits || self.fetched.elapsed() >= FETCH || self.stopping {
                 self.fetch()?;
             }
             if let Some(window) = self.settings.window
@@ -206,7 +219,9 @@ impl Recorder {
         Ok(())
     }
 
-    fn wait(&mut self) -> Result<(), RecordError> {
+    /// Waits until there is something to do. Returns whether the kernel side has said that much
+    /// waits for us.
+    fn wait(&mut self) -> Result<bool, RecordError> {
         let timeout = if self.stopping {
             Duration::from_millis(5)
         } else {
@@ -219,7 +234,8 @@ impl Recorder {
             data: epoll::EventData::new_u64(0),
         }; 16];
         match epoll::wait(&self.epoll, &mut ready[..], Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Ok(count) => Ok(ready[..count].iter().any(|event| event.data.u64() == RECORDS)),
+            Err(rustix::io::Errno::INTR) => Ok(false),
             Err(errno) => Err(RecordError::of("epoll_wait")(errno)),
         }
     }
@@ -248,6 +264,13 @@ impl Recorder {
         self.fetch()?;
         self.stopping = true;
         self.attribute(u64::MAX)?;
+        let begin = Instant::now();
+        while !self.copies.is_empty() && begin.elapsed() < LAST_TABLES {
+            self.serve_reader()?;
+            self.attribute(u64::MAX)?;
+            self.wait()?;
+        }
+        self.give_copies_up(u32::MAX)?;
         let profiled = self.table.lives().filter(|life| life.profiled == Some(true)).count();
         self.control.tell(News::Stopped(profiled));
         self.close_window()
@@ -289,20 +312,30 @@ impl Recorder {
             Record::Stack(header, frames) => raw.add(&header, frames),
             Record::Sample(sample) => {
                 *samples += 1;
-                queue.push_back(sample);
+                queue.push_back((sample, None));
+            }
+            Record::Copy(sample, copy) => {
+                *samples += 1;
+                queue.push_back((sample, Some(copy)));
             }
         });
         if before == 0 && *samples > 0 {
-            let age = queue.front().map_or(0, |sample| now_ns.saturating_sub(sample.time_ns));
+            let age = queue.front().map_or(0, |(sample, _)| now_ns.saturating_sub(sample.time_ns));
             let after = settings.started.elapsed().saturating_sub(Duration::from_nanos(age));
             tracing::info!("first sample after {} ms", after.as_millis());
         }
         self.attribute(now_ns.saturating_sub(HOLD_BACK_NS))?;
         if self.raw.bytes() > RAW_STACK_BYTES {
-            self.sampler.next_epoch()?;
+            self.next_epoch()?;
         }
         self.control.count(self.samples);
         Ok(())
+    }
+
+    /// Lets stacks be sent again, and those of the epoch before this one be forgotten.
+    fn next_epoch(&mut self) -> Result<(), RecordError> {
+        let epoch = self.sampler.next_epoch()?;
+        self.give_copies_up(epoch - 1)
     }
 
     /// Says how it went, to those who look closely.

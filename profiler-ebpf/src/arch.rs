@@ -13,8 +13,22 @@ pub use x86_64::*;
 
 #[cfg(any(bpf_target_arch = "aarch64", all(not(target_arch = "bpf"), target_arch = "aarch64")))]
 mod aarch64 {
+    use crate::unwind::Registers;
+
+    /// The registers that a copied stack comes with: by DWARF's numbers, and last the program
+    /// counter.
+    pub const REGISTERS: usize = 33;
+
+    /// Those that a walk begins with.
+    pub const fn registers(all: &[u64; REGISTERS]) -> Registers {
+        Registers { pc: all[32], sp: all[31], fp: all[29], aux: all[30] }
+    }
+
     /// A call leaves its return address in a register.
     pub const HAS_LINK_REGISTER: bool = true;
+
+    /// The register with a system call's result, by DWARF's number: `x0`.
+    pub const SYSTEM_CALL_RESULT: u32 = 0;
 
     /// Offsets in a signal frame (`struct rt_sigframe`: `siginfo_t` of 128 bytes, then `ucontext`,
     /// whose `uc_mcontext` is at 176), in bytes.
@@ -52,8 +66,22 @@ mod aarch64 {
     all(not(target_arch = "bpf"), target_arch = "aarch64")
 )))]
 mod x86_64 {
+    use crate::unwind::Registers;
+
+    /// The registers that a copied stack comes with: by DWARF's numbers, and last the program
+    /// counter.
+    pub const REGISTERS: usize = 17;
+
+    /// Those that a walk begins with.
+    pub const fn registers(all: &[u64; REGISTERS]) -> Registers {
+        Registers { pc: all[16], sp: all[7], fp: all[6], aux: all[3] }
+    }
+
     /// A call leaves its return address on the stack.
     pub const HAS_LINK_REGISTER: bool = false;
+
+    /// The register with a system call's result, by DWARF's number: `rax`.
+    pub const SYSTEM_CALL_RESULT: u32 = 0;
 
     /// Offsets in a signal frame (`struct rt_sigframe` without the return address, which `ret` has
     /// taken: a `ucontext`, whose `uc_mcontext` is at 40), in bytes.

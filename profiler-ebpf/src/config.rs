@@ -24,6 +24,10 @@ pub struct Config {
     pub kernel_stacks: u32,
     /// 1: user stacks are taken.
     pub user_stacks: u32,
+    /// `task_struct.mm`
+    pub task_mm: u32,
+    /// `mm_struct.end_code`
+    pub mm_end_code: u32,
     /// Fills the size to a multiple of 8.
     pub reserved: u32,
     /// Random start value of stack IDs, so that no program can aim for a collision.
@@ -39,7 +43,15 @@ pub struct Control {
     pub epoch: u32,
     /// Bytes waiting in the ring at which the daemon is woken before its time.
     pub wake_bytes: u32,
+    /// Bytes waiting in the ring beyond which no stack is copied, so that samples find room.
+    pub crowded_bytes: u32,
 }
+
+/// How many stacks of a process are copied for want of a table before its mappings change again.
+pub const COPIES_OF_PROCESS: u32 = 512;
+
+/// How many stacks a CPU copies in a second.
+pub const COPIES_IN_SECOND: u64 = 512;
 
 /// Elements of the map `RANGES`.
 pub const RANGES: u32 = 1 << 16;

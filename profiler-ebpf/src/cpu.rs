@@ -17,14 +17,17 @@ use aya_ebpf::{
 };
 use profiler_ebpf::{
     config::{self, Config, Control},
-    record::{KERNEL_PID, Kind, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_HEADER_BYTES, Sample},
+    record::{
+        self, KERNEL_PID, Kind, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_HEADER_BYTES, Sample,
+    },
     stack_id::StackId,
     targets::{self, Mode, Verdict},
+    unwind::Outcome,
 };
 
 use crate::{
     maps::{CONTROL, COUNTERS, RECORDS, SCRATCH, SENT, Scratch, TARGETS, config, submit_flags},
-    registers,
+    registers, stack_copy,
     task::Task,
     user_stack,
 };
@@ -112,13 +115,18 @@ fn send(
     sample.epoch = control.epoch;
     // SAFETY: the buffer is 16 bytes long.
     unsafe { bpf_get_current_comm(sample.comm.as_mut_ptr().cast(), 16) };
-    if config.kernel_stacks != 0 && !registers::in_user_mode(ctx) {
+    let in_kernel = !registers::in_user_mode(ctx);
+    if config.kernel_stacks != 0 && in_kernel {
         kernel_stack(ctx, config, &control, sample, scratch);
     }
     if let Some(task) = user_task
         && config.user_stacks != 0
+        && (!in_kernel || Task(task.cast_const().cast()).has_user_memory(config))
+        && user_stack(config, &control, sample, task, scratch)
+        && stack_copy::send(&control, sample, task)
     {
-        user_stack(config, &control, sample, task, scratch);
+        count!(sent);
+        return;
     }
     if RECORDS.output::<Sample>(&*sample, submit_flags(&control)).is_err() {
         count!(ring_full);
@@ -173,6 +181,7 @@ unsafe extern "C" fn hash(index: u32, context: *mut c_void) -> i64 {
     0
 }
 
+/// Takes the user stack; `true`: it may be a better one when there are tables of its files.
 #[inline(always)]
 fn user_stack(
     config: &Config,
@@ -180,13 +189,14 @@ fn user_stack(
     sample: &mut Sample,
     task: *mut task_struct,
     scratch: &mut Scratch,
-) {
+) -> bool {
     let process = (sample.pid, sample.start_ns);
-    let found = user_stack::take(scratch, task, process, config.seed ^ 1);
+    let found = user_stack::take(scratch, task, process, config.seed ^ record::USER_SEED);
     sample.outcome = found.outcome;
     sample.user_stack = found.id.id();
     sample.user_check = found.id.check();
     send_stack(control, &found.id, found.frames, sample, scratch);
+    found.lacks_table && found.outcome != Outcome::Complete as u32
 }
 
 /// Sends the `frames` in `scratch` unless they were sent in this epoch already.

@@ -7,6 +7,7 @@ mod cpu;
 mod fork;
 mod maps;
 mod registers;
+mod stack_copy;
 mod task;
 mod user_memory;
 mod user_stack;

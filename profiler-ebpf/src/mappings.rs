@@ -11,6 +11,10 @@ pub struct Process {
     pub first: u32,
     /// Number of its elements.
     pub count: u32,
+    /// How many of its stacks were copied since this was published.
+    pub copies: u32,
+    /// Fills the size to a multiple of 8.
+    pub reserved: u32,
 }
 
 /// An executable mapping.
@@ -25,8 +29,18 @@ pub struct Range {
     pub bias: u64,
     /// Its file's element of the map `TABLES`; 0: none.
     pub table: u32,
-    /// 1: no file is behind it: the code was made by the process itself.
-    pub generated: u32,
+    /// One of [`state`].
+    pub state: u32,
+}
+
+/// What is known of a mapping beside its table.
+pub mod state {
+    /// Its file's table is the one that is given; there is none if none is.
+    pub const SETTLED: u32 = 0;
+    /// No file is behind it: the code was made by the process itself.
+    pub const GENERATED: u32 = 1;
+    /// Its file's table is not there yet.
+    pub const AWAITED: u32 = 2;
 }
 
 /// Where ranges are read from.
@@ -122,7 +136,8 @@ mod tests {
                     })
                     .collect(),
             );
-            let process = Process { start_ns: 1, first: 3, count: count as u32 };
+            let process =
+                Process { start_ns: 1, first: 3, count: count as u32, ..Process::default() };
             for avma in 0..(count + 4) * 100 {
                 let expected =
                     ranges.0[3..].iter().find(|r| r.start <= avma && avma < r.end).copied();
@@ -133,7 +148,8 @@ mod tests {
 
     #[test]
     fn a_run_beyond_the_array_ends() {
-        let process = Process { start_ns: 1, first: u32::MAX - 2, count: u32::MAX };
+        let process =
+            Process { start_ns: 1, first: u32::MAX - 2, count: u32::MAX, ..Process::default() };
         assert_eq!(
             find(&Slice(vec![Range { start: 1, end: 2, ..Range::default() }]), &process, 1),
             None

@@ -15,7 +15,7 @@ use profiler_ebpf::{
     unwind::table::{BLOCK_BYTES, SLAB_BLOCKS, Table},
 };
 
-use crate::{user_memory::Window, user_stack::UserWalk};
+use crate::{stack_copy::CopySpace, user_memory::Window, user_stack::UserWalk};
 
 /// Written by the daemon before the object is loaded. Read it by [`config`] alone.
 #[unsafe(no_mangle)]
@@ -29,6 +29,8 @@ static CONFIG: Config = Config {
     follow: 0,
     kernel_stacks: 0,
     user_stacks: 0,
+    task_mm: 0,
+    mm_end_code: 0,
     reserved: 0,
     seed: 0,
 };
@@ -60,6 +62,9 @@ pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// One for each CPU: too big for a per-CPU array. Sized by the daemon.
+#[map]
+pub(crate) static COPIES: Array<CopySpace> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static SENT: Array<u64> = Array::with_max_entries(config::SENT, 0);
 #[map]
@@ -116,13 +121,17 @@ pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// How to submit to `RECORDS`: the daemon comes by itself in its time, unless much waits for it.
 #[inline(always)]
 pub(crate) fn submit_flags(control: &Control) -> u64 {
-    const AVAILABLE_DATA: u64 = aya_ebpf::bindings::BPF_RB_AVAIL_DATA as u64;
-    // SAFETY: RECORDS is a ring buffer map.
-    let waiting =
-        unsafe { bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), AVAILABLE_DATA) };
-    if waiting >= u64::from(control.wake_bytes) {
+    if waiting_bytes() >= u64::from(control.wake_bytes) {
         u64::from(aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(aya_ebpf::bindings::BPF_RB_NO_WAKEUP)
     }
+}
+
+/// How much waits in `RECORDS`, in bytes.
+#[inline(always)]
+pub(crate) fn waiting_bytes() -> u64 {
+    const AVAILABLE_DATA: u64 = aya_ebpf::bindings::BPF_RB_AVAIL_DATA as u64;
+    // SAFETY: RECORDS is a ring buffer map.
+    unsafe { bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), AVAILABLE_DATA) }
 }

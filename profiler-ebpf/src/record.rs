@@ -1,5 +1,7 @@
 //! The records in the ring buffer. Each begins with its [`Kind`] as a `u32`.
 
+use crate::arch::REGISTERS;
+
 /// What a record is.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,6 +10,8 @@ pub enum Kind {
     Sample = 1,
     /// A [`StackHeader`] and its frames.
     Stack = 2,
+    /// A [`CopyHeader`] and the bytes of a stack.
+    Copy = 3,
 }
 
 /// The most user frames of a stack.
@@ -16,6 +20,9 @@ pub const MAX_USER_FRAMES: usize = 1024;
 /// The most kernel frames of a stack: `PERF_MAX_STACK_DEPTH` of the kernel.
 pub const MAX_KERNEL_FRAMES: usize = 127;
 
+/// IDs of user stacks begin with the seed, exclusive-or this, those of kernel stacks with the seed.
+pub const USER_SEED: u64 = 1;
+
 /// The pid under which all kernel threads are counted.
 pub const KERNEL_PID: u32 = 2;
 
@@ -23,7 +30,7 @@ pub const KERNEL_PID: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// [`Kind::Sample`]
+    /// [`Kind::Sample`], or [`Kind::Copy`] as a part of one.
     pub kind: u32,
     /// The epoch in which its stacks were sent.
     pub epoch: u32,
@@ -70,6 +77,30 @@ pub struct StackHeader {
     /// Number of frames that follow.
     pub frames: u32,
 }
+
+/// A sample whose user stack could not be walked, since the unwind table of a file on the way was
+/// not there yet, with what is needed to walk it once it is: `bytes` of the stack follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyHeader {
+    /// The sample, with the stack as far as it was walked.
+    pub sample: Sample,
+    /// The interrupted code's registers.
+    pub registers: [u64; REGISTERS],
+    /// avma of the first byte.
+    pub start: u64,
+    /// Number of bytes that follow.
+    pub bytes: u64,
+}
+
+/// The most bytes of a stack that are copied: whole pages.
+pub const MAX_COPY_BYTES: usize = 17 * COPY_PAGE_BYTES;
+
+/// A stack is copied by so many bytes at once, from a multiple of them on.
+pub const COPY_PAGE_BYTES: usize = 4096;
+
+/// Bytes of a [`CopyHeader`].
+pub const COPY_HEADER_BYTES: usize = size_of::<CopyHeader>();
 
 /// Bytes of a [`StackHeader`].
 pub const STACK_HEADER_BYTES: usize = size_of::<StackHeader>();

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::bpf_task_pt_regs,
     programs::PerfEventContext,
 };
-use profiler_ebpf::unwind::Registers;
+use profiler_ebpf::{arch::REGISTERS, unwind::Registers};
 
 /// User registers of `task`, which must run user code, as they were when it last left user mode.
 ///
@@ -20,6 +20,30 @@ pub(crate) fn user(task: *mut task_struct) -> Registers {
     return Registers { pc: regs.rip, sp: regs.rsp, fp: regs.rbp, aux: regs.rbx };
     #[cfg(bpf_target_arch = "aarch64")]
     return Registers { pc: regs.pc, sp: regs.sp, fp: regs.regs[29], aux: regs.regs[30] };
+}
+
+/// All of them, by DWARF's numbers, and last the program counter.
+#[inline(always)]
+pub(crate) fn all(task: *mut task_struct) -> [u64; REGISTERS] {
+    // SAFETY: as above.
+    let regs = unsafe { &*(bpf_task_pt_regs(task) as *const pt_regs) };
+    #[cfg(bpf_target_arch = "x86_64")]
+    return [
+        regs.rax, regs.rdx, regs.rcx, regs.rbx, regs.rsi, regs.rdi, regs.rbp, regs.rsp, regs.r8,
+        regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15, regs.rip,
+    ];
+    #[cfg(bpf_target_arch = "aarch64")]
+    {
+        let mut all = [0; REGISTERS];
+        let mut number = 0;
+        while number < 31 {
+            all[number] = regs.regs[number];
+            number += 1;
+        }
+        all[31] = regs.sp;
+        all[32] = regs.pc;
+        all
+    }
 }
 
 /// Where `struct pt_regs` has a register, by DWARF's number, in bytes.

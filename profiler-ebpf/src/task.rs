@@ -9,7 +9,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// user code.
 const PF_USER_WORKER: u32 = 0x0000_4010;
 
-/// A `task_struct`.
+/// A `task_struct`, or another structure of the kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Task(pub(crate) *const u8);
 
@@ -28,6 +28,19 @@ impl Task {
             kernel_thread: flags & PF_KTHREAD != 0,
             user_code: flags & (PF_KTHREAD | PF_USER_WORKER) == 0,
         })
+    }
+
+    /// Whether it has its user memory: a task that ends has given it up, and in the middle of an
+    /// `exec` it is another one, to which the registers do not belong.
+    ///
+    /// `exec_mmap` in `fs/exec.c` puts a new `mm_struct` in place, and `load_elf_binary` in
+    /// `fs/binfmt_elf.c` sets its `end_code` when all is mapped, right before the new registers.
+    #[inline(always)]
+    pub(crate) fn has_user_memory(self, config: &Config) -> bool {
+        let Some(mm) = self.read::<*const u8>(config.task_mm).filter(|mm| !mm.is_null()) else {
+            return false;
+        };
+        Task(mm).read::<u64>(config.mm_end_code).is_some_and(|end| end != 0)
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_loop, bpf_map_lookup_elem},
 };
 use profiler_ebpf::{
-    mappings::{Process, Range, Ranges, Search},
+    mappings::{Process, Range, Ranges, Search, state},
     record::MAX_USER_FRAMES,
     stack_id::StackId,
     unwind::{
@@ -38,6 +38,10 @@ pub(crate) struct UserWalk {
     table: Table,
     count: u32,
     outcome: u32,
+    /// 1: a frame was in a mapping that is not known, or whose table is not there yet.
+    lacks_table: u32,
+    /// Fills the size to a multiple of 8.
+    reserved: u32,
 }
 
 /// What a walk found. The frames are in the scratch space.
@@ -45,6 +49,8 @@ pub(crate) struct Found {
     pub(crate) id: StackId,
     pub(crate) frames: usize,
     pub(crate) outcome: u32,
+    /// A frame was in a mapping that is not known, or whose table is not there yet.
+    pub(crate) lacks_table: bool,
 }
 
 struct Context {
@@ -77,14 +83,17 @@ pub(crate) fn take(
         table: Table::default(),
         count: 1,
         outcome: Outcome::Truncated as u32,
+        lacks_table: 0,
+        reserved: 0,
     };
     let mut context = Context { scratch: &raw mut *scratch };
     // SAFETY: `step` takes what it is given here, which outlives the call.
     unsafe {
         bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, (&raw mut context).cast(), 0);
     }
-    let UserWalk { id, count, outcome, .. } = scratch.user;
-    Found { id, frames: (count as usize).min(MAX_USER_FRAMES), outcome }
+    let UserWalk { id, count, outcome, lacks_table, .. } = scratch.user;
+    let frames = (count as usize).min(MAX_USER_FRAMES);
+    Found { id, frames, outcome, lacks_table: lacks_table != 0 }
 }
 
 /// One frame of a user stack; 1 ends the walk.
@@ -96,6 +105,9 @@ unsafe extern "C" fn step(_index: u32, context: *mut c_void) -> i64 {
     let user = &mut scratch.user;
     let avma = user.walk.avma();
     let is_covered = (user.range.start <= avma && avma < user.range.end) || find(user, avma);
+    if !is_covered || user.range.state == state::AWAITED {
+        user.lacks_table = 1;
+    }
     let rule = if is_covered && user.table.pages != 0 {
         user.table.find(&KernelBlocks, avma.wrapping_sub(user.range.bias))
     } else if is_covered || user.process.count == 0 || user.walk.is_interrupted() {
@@ -104,7 +116,7 @@ unsafe extern "C" fn step(_index: u32, context: *mut c_void) -> i64 {
         user.outcome = Outcome::NoMapping as u32;
         return 1;
     };
-    let is_generated = is_covered && user.range.generated != 0;
+    let is_generated = is_covered && user.range.state == state::GENERATED;
     let outcome = match user.walk.step(&memory, &rule, is_generated) {
         Step::Caller(_) if user.count as usize >= MAX_USER_FRAMES => Outcome::Truncated,
         Step::Caller(pc) => {

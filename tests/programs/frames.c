@@ -68,6 +68,36 @@ __attribute__((noinline)) static void arrays(void) {
     }
 }
 
+__attribute__((noinline)) static void vforks(void) {
+    double end = now() + SECONDS;
+    do {
+        pid_t child = vfork();
+        if (child == 0)
+            _exit(0);
+        int status;
+        waitpid(child, &status, 0);
+    } while (now() < end);
+    sink++;
+}
+
+// Children that take much memory and give it back, at their end and for another program.
+__attribute__((noinline)) static void released(void) {
+    double end = now() + 2 * SECONDS;
+    for (int round = 0; now() < end; round++) {
+        pid_t child = fork();
+        if (child == 0) {
+            size_t size = 64 << 20;
+            memset(malloc(size), 1, size);
+            if (round % 2)
+                execl("/proc/self/exe", "frames", NULL);
+            _exit(0);
+        }
+        int status;
+        waitpid(child, &status, 0);
+    }
+    sink += 2;
+}
+
 static void *short_thread(void *argument) {
     work(20000);
     sink++;
@@ -128,6 +158,10 @@ int main(int argc, char **argv) {
         phases(arrays);
     else if (strcmp(shape, "threads") == 0)
         phases(threads);
+    else if (strcmp(shape, "vforks") == 0)
+        phases(vforks);
+    else if (strcmp(shape, "released") == 0)
+        released();
     else if (strcmp(shape, "prologues") == 0)
         phases(prologues);
     else if (strcmp(shape, "realigned") == 0)

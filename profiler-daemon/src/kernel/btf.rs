@@ -19,19 +19,20 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
     let bytes =
         std::fs::read(PATH).map_err(|error| KernelError::NoBtf(format!("{PATH}: {error}")))?;
     let btf = Btf::parse(&bytes).ok_or_else(|| KernelError::NoBtf(format!("{PATH} is broken")))?;
-    let task = btf
-        .structure("task_struct")
-        .ok_or_else(|| KernelError::NoBtf("no task_struct in it".into()))?;
-    let offset = |member: &str| {
-        btf.member(task, member, 0)
-            .ok_or_else(|| KernelError::NoBtf(format!("no task_struct.{member} in it")))
+    let member_of = |structure: &str, member: &str| {
+        btf.structure(structure)
+            .and_then(|at| btf.member(at, member, 0))
+            .ok_or_else(|| KernelError::NoBtf(format!("no {structure}.{member} in it")))
     };
+    let offset = |member: &str| member_of("task_struct", member);
     Ok(Config {
         task_flags: offset("flags")?,
         task_tgid: offset("tgid")?,
         task_group_leader: offset("group_leader")?,
         task_start_boottime: offset("start_boottime")?,
         task_self_exec_id: offset("self_exec_id")?,
+        task_mm: offset("mm")?,
+        mm_end_code: member_of("mm_struct", "end_code")?,
         ..Config::default()
     })
 }

@@ -10,6 +10,12 @@ pub(super) fn online() -> Result<Vec<u32>, KernelError> {
     Ok(parse_list(&read("/sys/devices/system/cpu/online")?))
 }
 
+/// One more than the highest number that a CPU of this machine can have.
+pub(super) fn possible() -> Result<u32, KernelError> {
+    let cpus = parse_list(&read("/sys/devices/system/cpu/possible")?);
+    Ok(cpus.into_iter().max().map_or(1, |last| last.saturating_add(1)))
+}
+
 /// How long `cpus` have been idle since boot, together, in nanoseconds.
 pub(super) fn idle_ns(cpus: &[u32]) -> Result<u64, KernelError> {
     Ok(parse_idle(&read("/proc/stat")?, cpus))

@@ -12,10 +12,12 @@ mod runs;
 mod sampler;
 mod shared;
 mod side_band;
+mod stack_copy;
 mod tables;
 
 pub use error::KernelError;
 pub use perf::{Event, period_ns};
 pub use sampler::{Losses, Record, Sampler, Settings};
 pub use side_band::{Map, SideBand, What};
+pub use stack_copy::StackCopy;
 pub use tables::Placed;

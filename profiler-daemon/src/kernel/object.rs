@@ -44,6 +44,8 @@ pub(super) struct Load {
     pub(super) config: Config,
     /// Size of the ring of records, in bytes; a power of two pages.
     pub(super) ring_bytes: u32,
+    /// One more than the highest number of a CPU.
+    pub(super) cpus: u32,
     /// The programs report what they do.
     pub(super) log: bool,
 }
@@ -57,6 +59,7 @@ impl Object {
             .override_global("CONFIG", &load.config, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries("RECORDS", load.ring_bytes)
+            .map_max_entries("COPIES", load.cpus)
             .load(OBJECT)
             .map_err(|error| from_aya(&error))?;
         let log = if load.log { logger(&mut ebpf) } else { None };

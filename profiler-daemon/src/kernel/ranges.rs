@@ -8,7 +8,7 @@ use std::{
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use profiler_ebpf::{
     config,
-    mappings::{Process, Range},
+    mappings::{Process, Range, state},
 };
 
 use super::{KernelError, runs::Runs, shared::SharedArray};
@@ -58,7 +58,7 @@ impl RangeMap {
         for (index, &range) in (first..).zip(ranges) {
             self.elements.set(index, range);
         }
-        let process = Process { start_ns, first, count };
+        let process = Process { start_ns, first, count, ..Process::default() };
         if processes.insert(pid, process, 0).is_err() {
             self.runs.give_back(first, size);
             self.forget(processes, pid);
@@ -71,8 +71,9 @@ impl RangeMap {
 
     /// Whether the elements from `first` on are these mappings, if not with these tables; then they
     /// get them, where they are.
-    fn differs_in_tables_alone(&self, first: u32, ranges: &[Range]) -> bool {
-        let place = |range: &Range| (range.start, range.end, range.generated);
+    fn differs_in_tables_alone(&mut self, first: u32, ranges: &[Range]) -> bool {
+        let is_generated = |range: &Range| range.state == state::GENERATED;
+        let place = |range: &Range| (range.start, range.end, is_generated(range));
         if (first..).zip(ranges).any(|(index, new)| place(&self.elements.get(index)) != place(new))
         {
             return false;

@@ -7,8 +7,9 @@ use profiler_ebpf::{
     counters::Counters,
     mappings::Range,
     record::{self, STACK_HEADER_BYTES, Sample, StackHeader},
+    stack_id::StackId,
     targets::{Mode, Target},
-    unwind::table::Table,
+    unwind::{rule::Rule, table::Table},
 };
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     ranges::RangeMap,
     ring::Ring,
     side_band,
+    stack_copy::StackCopy,
     tables::{Placed, TableMap},
 };
 
@@ -53,6 +55,8 @@ pub enum Record<'a> {
     Sample(Sample),
     /// A stack: its header, and its frames as avmas, leaf first.
     Stack(StackHeader, &'a [u64]),
+    /// A sample that lacked an unwind table, and what is needed to walk its stack once more.
+    Copy(Sample, Box<StackCopy>),
 }
 
 /// What was counted and what was lost, since sampling began.
@@ -96,6 +100,7 @@ pub struct Sampler {
     rings: Vec<Ring>,
     settings: Settings,
     epoch: u32,
+    seed: u64,
     ring_bytes: u32,
     side_band_lost: u64,
     buffer: Vec<u8>,
@@ -118,7 +123,8 @@ impl Sampler {
         };
         raise_memory_lock();
         let ring_bytes = ring_bytes(cpus.len(), settings.hertz);
-        let object = Object::load(&Load { config, ring_bytes, log: settings.log })?;
+        let object =
+            Object::load(&Load { config, ring_bytes, cpus: cpus::possible()?, log: settings.log })?;
         let ranges = RangeMap::new(&object.ranges)?;
         let tables = TableMap::new(&object.slabs, &object.tables, settings.unwind_memory_bytes)?;
         // Last, since loading takes a while in which nobody would empty them.
@@ -152,6 +158,7 @@ impl Sampler {
             rings,
             settings,
             epoch: 0,
+            seed: config.seed,
             ring_bytes,
             side_band_lost: 0,
             buffer: Vec::new(),
@@ -226,7 +233,11 @@ impl Sampler {
     /// still belong to the epoch before.
     pub fn next_epoch(&mut self) -> Result<u32, KernelError> {
         self.epoch += 1;
-        let control = Control { epoch: self.epoch, wake_bytes: self.ring_bytes / 4 };
+        let control = Control {
+            epoch: self.epoch,
+            wake_bytes: self.ring_bytes / 8,
+            crowded_bytes: self.ring_bytes / 2,
+        };
         self.object.control.set(0, control, 0).map_err(|error| from_aya(&error))?;
         Ok(self.epoch)
     }
@@ -254,6 +265,16 @@ impl Sampler {
         words: &[u8],
     ) -> Result<Option<Placed>, KernelError> {
         self.tables.insert(table, words)
+    }
+
+    /// The rule in force at `svma` of the file whose table is in this slot.
+    pub fn rule(&self, slot: u32, svma: u64) -> Rule {
+        self.tables.rule(slot, svma)
+    }
+
+    /// What the programs make the IDs of user stacks with.
+    pub const fn user_stack_id(&self) -> StackId {
+        StackId::new(self.seed ^ record::USER_SEED)
     }
 
     /// Takes back a table that no published mapping refers to any more.
@@ -294,7 +315,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn long(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn long(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
@@ -314,8 +335,17 @@ fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Record<'a>> {
         frames.extend(rest.filter_map(|bytes| long(bytes, 0)));
         return Some(Record::Stack(header, frames));
     }
-    Some(Record::Sample(Sample {
-        kind,
+    if kind == record::Kind::Copy as u32 {
+        let (sample, copy) = StackCopy::decode(bytes)?;
+        return Some(Record::Copy(sample, copy));
+    }
+    sample(bytes).map(Record::Sample)
+}
+
+/// Decodes a sample.
+pub(super) fn sample(bytes: &[u8]) -> Option<Sample> {
+    Some(Sample {
+        kind: word(bytes, 0)?,
         epoch: word(bytes, 4)?,
         time_ns: long(bytes, 8)?,
         start_ns: long(bytes, 16)?,
@@ -330,14 +360,14 @@ fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Record<'a>> {
         comm: bytes.get(64..80)?.try_into().ok()?,
         outcome: word(bytes, 80)?,
         stack_lost: word(bytes, 84)?,
-    }))
+    })
 }
 
-/// The ring holds what comes in about a second: 16 KiB for each CPU at 99 Hz, at least 1 MiB, at
-/// most 64 MiB.
+/// The ring holds what comes in about a second: 16 KiB for each CPU at 99 Hz; and some copies of
+/// stacks, so at least 2 MiB; at most 64 MiB.
 fn ring_bytes(cpus: usize, hertz: u64) -> u32 {
     let bytes = cpus as u64 * hertz * 512;
-    bytes.clamp(1 << 20, 64 << 20).next_power_of_two() as u32
+    bytes.clamp(2 << 20, 64 << 20).next_power_of_two() as u32
 }
 
 /// A number that programs on this machine cannot know.
@@ -372,7 +402,7 @@ mod tests {
 
     #[test]
     fn the_ring_grows_with_the_load() {
-        assert_eq!(ring_bytes(2, 99), 1 << 20);
+        assert_eq!(ring_bytes(2, 99), 2 << 20);
         assert_eq!(ring_bytes(2, 9999), 16 << 20);
         assert_eq!(ring_bytes(256, 9999), 64 << 20);
     }

@@ -53,12 +53,18 @@ impl<T: Copy> SharedArray<T> {
         unsafe { self.elements.as_ptr().add(index as usize).read_volatile() }
     }
 
+    /// One element, if there is such a one.
+    pub(super) fn element(&self, index: u32) -> Option<&T> {
+        // SAFETY: it lies within; the programs only read it, and we write through `&mut self`.
+        (index < self.count).then(|| unsafe { &*self.elements.as_ptr().add(index as usize) })
+    }
+
     /// Writes one element.
     ///
     /// # Panics
     ///
     /// If there is no such element.
-    pub(super) fn set(&self, index: u32, value: T) {
+    pub(super) fn set(&mut self, index: u32, value: T) {
         assert!(index < self.count, "element {index} of {}", self.count);
         // SAFETY: it lies within; the programs may see a part of it, which does not hurt them.
         unsafe { self.elements.as_ptr().add(index as usize).write_volatile(value) };

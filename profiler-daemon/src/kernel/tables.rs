@@ -5,7 +5,10 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use aya::maps::MapData;
 use profiler_ebpf::{
     config,
-    unwind::table::{BLOCK_BYTES, BLOCK_WORDS, Block, SLAB_BLOCKS, Table},
+    unwind::{
+        rule::Rule,
+        table::{BLOCK_BYTES, BLOCK_WORDS, Block, Blocks, SLAB_BLOCKS, Table},
+    },
 };
 
 use super::{KernelError, bpf, runs::Runs, shared::SharedArray};
@@ -27,6 +30,12 @@ impl Placed {
     /// What it takes.
     pub const fn bytes(&self) -> u64 {
         self.blocks as u64 * BLOCK_BYTES as u64
+    }
+}
+
+impl Blocks for TableMap {
+    fn block(&self, number: u32) -> Option<&Block> {
+        self.blocks.get((number / SLAB_BLOCKS) as usize)?.element(number % SLAB_BLOCKS)
     }
 }
 
@@ -88,6 +97,11 @@ impl TableMap {
         }
         self.tables.set(slot, Table { first, blocks: count, ..*table });
         Ok(Some(Placed { slot, first, blocks: count }))
+    }
+
+    /// The rule in force at `svma` of the file whose table is in this slot.
+    pub(super) fn rule(&self, slot: u32, svma: u64) -> Rule {
+        self.tables.element(slot).map_or(Rule::GAP, |table| table.find(self, svma))
     }
 
     /// A run of blocks, new ones if need be.

@@ -6,37 +6,53 @@ use profiler_ebpf::{record::Sample, targets::Target};
 
 use super::{RecordError, Recorder};
 use crate::{
+    kernel::StackCopy,
     process::LifeId,
     profile::aggregate::{Code, comm_text},
 };
 
 impl Recorder {
-    /// Attributes the samples of up to `until_ns`.
+    /// Attributes the samples of up to `until_ns`, and those that wait for unwind tables.
     pub(super) fn attribute(&mut self, until_ns: u64) -> Result<(), RecordError> {
-        let decided = self.settings.filter.is_all();
-        let mut stacks = HashSet::new();
-        while let Some(sample) = self.queue.pop_front_if(|sample| sample.time_ns <= until_ns) {
-            let Sample { pid, start_ns, exec_id, time_ns, .. } = sample;
-            let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
-            if self.table.life(image.life).is_some_and(|life| life.is_ours(image.image)) {
-                continue;
-            }
-            if pid == sample.tid {
-                self.table.seen_comm(image.life, &comm_text(&sample.comm));
-            }
-            if !decided && !self.is_profiled(image.life, start_ns, exec_id)? {
-                continue;
-            }
-            let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
-            let (stack, covered) = self.aggregate.add(&sample, image, mappings, &mut self.raw);
-            stacks.insert(stack);
-            if !covered {
-                self.table.uncovered(image.life, time_ns);
-            }
+        let mut stacks: HashSet<_> = self.try_copies()?.into_iter().collect();
+        let is_old = |queued: &mut (Sample, _)| queued.0.time_ns <= until_ns;
+        while let Some((sample, copy)) = self.queue.pop_front_if(is_old) {
+            stacks.extend(self.attribute_sample(sample, copy)?);
         }
         self.want_names();
         self.touch(&stacks);
         Ok(())
+    }
+
+    /// Attributes a sample, unless it has to wait. Returns the index of its stack.
+    pub(super) fn attribute_sample(
+        &mut self,
+        mut sample: Sample,
+        copy: Option<Box<StackCopy>>,
+    ) -> Result<Option<u32>, RecordError> {
+        let Sample { pid, start_ns, exec_id, time_ns, .. } = sample;
+        let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
+        if self.table.life(image.life).is_some_and(|life| life.is_ours(image.image)) {
+            return Ok(None);
+        }
+        if pid == sample.tid {
+            self.table.seen_comm(image.life, &comm_text(&sample.comm));
+        }
+        let decided = self.settings.filter.is_all();
+        if !decided && !self.is_profiled(image.life, start_ns, exec_id)? {
+            return Ok(None);
+        }
+        if let Some(copy) = copy
+            && !self.walked_or_waits(image, &mut sample, copy)
+        {
+            return Ok(None);
+        }
+        let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
+        let (stack, covered) = self.aggregate.add(&sample, image, mappings, &mut self.raw);
+        if !covered {
+            self.table.uncovered(image.life, time_ns);
+        }
+        Ok(Some(stack))
     }
 
     /// Asks for the names of what was seen for the first time.

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use profiler_ebpf::mappings::Range;
+use profiler_ebpf::mappings::{Range, state};
 
 use super::{RecordError, Recorder};
 use crate::{
@@ -32,14 +32,16 @@ impl Recorder {
             let (start, end) = (mapping.start, mapping.end);
             let mut range = Range { start, end, ..Range::default() };
             if mapping.path.is_empty() {
-                range.generated = 1;
+                range.state = state::GENERATED;
             } else if let Some(file) = self.symbolizer.file(mapping.id) {
                 range.table = self.tables.slot(&file.key);
                 range.bias = bias(mapping, file);
                 if self.tables.is_awaited(&file.key) {
+                    range.state = state::AWAITED;
                     self.waiting.tables.entry(file.key).or_default().insert(id);
                 }
-            } else if mapping.has_file() {
+            } else if !self.symbolizer.is_refused(mapping.id) {
+                range.state = state::AWAITED;
                 self.waiting.files.entry(mapping.id).or_default().insert(id);
             }
             ranges.push(range);
@@ -61,8 +63,15 @@ impl Recorder {
                         self.symbolizer.want_table(key);
                     }
                 }
-                FileNews::Refused(mapping) => drop(self.waiting.files.remove(&mapping)),
-                FileNews::Table(key, table) => self.tables.answered(key, table),
+                FileNews::Refused(mapping) => {
+                    again.extend(self.waiting.files.remove(&mapping).unwrap_or_default());
+                }
+                FileNews::Table(key, table) => {
+                    self.tables.answered(key, table);
+                    if !self.tables.is_awaited(&key) {
+                        again.extend(self.waiting.tables.remove(&key).unwrap_or_default());
+                    }
+                }
             }
         }
         let changed = self.tables.place(&mut self.sampler)?;
@@ -120,7 +129,7 @@ impl Room for Sampler {
 }
 
 /// What has to be taken from an avma in the mapping to have the svma in its file.
-fn bias(mapping: &Mapping, file: &FileInfo) -> u64 {
+pub(super) fn bias(mapping: &Mapping, file: &FileInfo) -> u64 {
     let end = mapping.file_offset.saturating_add(mapping.end - mapping.start);
     let segment = file.segments.iter().find(|segment| {
         segment.file_offset < end

@@ -41,7 +41,7 @@ impl Recorder {
         });
         self.symbolizer.retry_perf_maps();
         if !self.stopping {
-            self.sampler.next_epoch()?;
+            self.next_epoch()?;
         }
         Ok(())
     }

@@ -202,6 +202,11 @@ impl Symbolizer {
         }
     }
 
+    /// Whether the file behind a mapping cannot be known.
+    pub fn is_refused(&self, mapping: MappingId) -> bool {
+        matches!(self.mappings.get(&mapping), Some(MappedFile::Failed))
+    }
+
     /// The names of an offset in the file behind a mapping, if they have come.
     pub fn file_names(&self, mapping: MappingId, file_offset: u64) -> Option<&FrameNames> {
         match self.mappings.get(&mapping)? {

@@ -20,7 +20,8 @@ pub trait Memory {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// There is no user stack: a kernel thread, or user stacks were not asked for.
+    /// There is no user stack: a kernel thread, a process that has given up its memory at its end
+    /// or for an `exec`, or user stacks were not asked for.
     None = 0,
     /// The last frame is a known root.
     Complete = 1,

@@ -32,6 +32,12 @@ pub mod cfa {
     pub const GAP: u8 = 11;
     /// `cfa = *(sp + 8 * register + offset) + extra`; where all registers are known.
     pub const SP_INDEXED_DEREF: u8 = 12;
+    /// Behind the system call that makes a thread, whose result says who returns from it: in the
+    /// thread, 0, and it is the end; in its maker `cfa = sp + offset`.
+    pub const CLONE: u8 = 13;
+    /// The return address is in a register, which is known in a frame that was interrupted:
+    /// `cfa = sp + offset`; the other registers are the same.
+    pub const RETURN_REGISTER: u8 = 14;
 }
 
 /// Where the caller's value of a register is.
@@ -53,7 +59,7 @@ pub mod saved {
 pub struct Rule {
     /// One of [`cfa`].
     pub cfa: u8,
-    /// DWARF's number of the register that `REGISTER` and `REGISTER_DEREF` mean.
+    /// DWARF's number of the register that the CFA, or the return address, is computed from.
     pub register: u8,
     /// One of [`saved`]: the frame pointer.
     pub fp: u8,

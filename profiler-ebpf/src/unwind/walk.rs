@@ -80,6 +80,12 @@ impl Walk {
                 return Step::End(if guessed { Outcome::Guessed } else { Outcome::Complete });
             }
             cfa::SIGNAL => return self.leave_signal(memory),
+            cfa::RETURN_REGISTER => return self.return_to(memory, rule),
+            cfa::CLONE => match self.system_call_result(memory) {
+                Some(0) => return Step::End(Outcome::Complete),
+                Some(_) => sp.wrapping_add(offset),
+                None => return Step::End(Outcome::UnsupportedRule),
+            },
             cfa::AUX if self.flags & AUX_LOST == 0 => {
                 may_switch = true;
                 aux.wrapping_add(offset)
@@ -184,6 +190,32 @@ impl Walk {
         self.registers = Registers { pc, sp: cfa, fp, aux };
         self.flags = flags;
         Step::Caller(pc)
+    }
+
+    /// Goes to where a register says, in the frame that was interrupted.
+    #[inline(always)]
+    fn return_to(&mut self, memory: &impl Memory, rule: &Rule) -> Step {
+        if !self.is_interrupted() {
+            return Step::End(Outcome::UnsupportedRule);
+        }
+        match self.register(memory, u32::from(rule.register)) {
+            Some(0) | None => Step::End(Outcome::UnsupportedRule),
+            Some(pc) => {
+                self.flags &= !INTERRUPTED;
+                self.registers.pc = pc;
+                self.registers.sp = self.registers.sp.wrapping_add(i64::from(rule.offset) as u64);
+                Step::Caller(pc)
+            }
+        }
+    }
+
+    /// What the system call returned in which, or behind which, the frame was interrupted.
+    #[inline(always)]
+    fn system_call_result(&self, memory: &impl Memory) -> Option<u64> {
+        if !self.is_interrupted() {
+            return None;
+        }
+        self.register(memory, arch::SYSTEM_CALL_RESULT)
     }
 
     /// Where a register was saved; none: it is lost.
@@ -444,6 +476,46 @@ mod tests {
         let (_, walk) = step(LEAF, &Rule { fp_offset: -24, aux: saved::LOST, ..rule });
         assert_eq!(walk.registers.fp, !0x1028);
         assert_eq!(walk.flags, AUX_LOST);
+    }
+
+    #[test]
+    fn a_register_that_holds_the_return_address() {
+        let rule = Rule { register: 5, offset: 8, ..Rule::only(cfa::RETURN_REGISTER) };
+        let (found, mut walk) = step(LEAF, &rule);
+        assert_eq!(found, Step::Caller(REGISTERS + 0x500));
+        let Registers { pc, sp, fp, aux } = walk.registers;
+        assert_eq!((pc, sp, fp, aux), (REGISTERS + 0x500, 0x1008, 0x2000, 0x3000));
+        assert_eq!(walk.avma(), REGISTERS + 0x4ff, "a return address");
+        let stack = Stack::default();
+        assert_eq!(walk.step(&stack, &rule, false), Step::End(Outcome::UnsupportedRule));
+    }
+
+    #[test]
+    fn a_new_thread_and_its_maker() {
+        struct Result(u64);
+        impl Memory for Result {
+            fn pair(&self, avma: u64) -> Option<[u64; 2]> {
+                Some([avma, avma + 8])
+            }
+
+            fn word(&self, avma: u64) -> Option<u64> {
+                Some(avma)
+            }
+
+            fn register(&self, _: u32) -> Option<u64> {
+                Some(self.0)
+            }
+        }
+        let rule = Rule { offset: 8, ..Rule::only(cfa::CLONE) };
+        let mut walk = Walk::new(&LEAF);
+        assert_eq!(walk.step(&Result(0), &rule, false), Step::End(Outcome::Complete));
+        for result in [17, -38_i64 as u64] {
+            let mut walk = Walk::new(&LEAF);
+            assert_eq!(walk.step(&Result(result), &rule, false), Step::Caller(0x1000));
+            assert_eq!(walk.registers.sp, 0x1008);
+            let step = walk.step(&Result(result), &rule, false);
+            assert_eq!(step, Step::End(Outcome::UnsupportedRule), "not where it was interrupted");
+        }
     }
 
     #[test]

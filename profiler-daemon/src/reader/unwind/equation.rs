@@ -39,6 +39,10 @@ impl fmt::Display for Equation {
             cfa::SP_INDEXED_DEREF => {
                 write!(f, "cfa = *({sp} + 8 * {other}{offset}){}", Plus(rule.extra))?;
             }
+            cfa::CLONE => return write!(f, "end in a new thread, else cfa = {sp}{offset}"),
+            cfa::RETURN_REGISTER => {
+                return write!(f, "cfa = {sp}{offset}, return address in {other}");
+            }
             cfa::PLT => write!(f, "cfa = {sp}{offset} + (pc % 16 >= {} ? 8 : 0)", rule.extra)?,
             number => return write!(f, "rule of unknown kind {number}"),
         }

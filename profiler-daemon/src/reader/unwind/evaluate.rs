@@ -76,6 +76,8 @@ enum Place {
     AtCfa(i64),
     /// At this frame's frame pointer plus this.
     AtFp(i64),
+    /// In this other register.
+    In(Register),
     /// Anywhere else.
     Elsewhere,
 }
@@ -139,6 +141,11 @@ impl State {
         if in_trampoline {
             return self.trampoline(machine);
         }
+        if machine == Machine::X86_64
+            && let Place::In(register) = self.return_address
+        {
+            return self.return_register(machine, register);
+        }
         let (aux, aux_offset) = match machine {
             Machine::X86_64 if self.return_address != Place::AtCfa(-8) => {
                 return Err(Unsupported::ReturnAddress);
@@ -151,6 +158,22 @@ impl State {
         };
         let (fp, fp_offset) = place(self.fp);
         Ok(Rule { fp, fp_offset, aux, aux_offset, ..self.base(machine)? })
+    }
+
+    /// The return address is in a register: `vfork` takes it from the stack, which the child uses.
+    fn return_register(&self, machine: Machine, register: Register) -> Result<Rule, Unsupported> {
+        let is_same = |place: Place| matches!(place, Place::Unset | Place::Same);
+        match (self.base(machine)?, u8::try_from(register.0)) {
+            (base, Ok(number))
+                if base.cfa == cfa::SP
+                    && register <= machine.last_general()
+                    && is_same(self.fp)
+                    && is_same(self.aux) =>
+            {
+                Ok(Rule { cfa: cfa::RETURN_REGISTER, register: number, ..base })
+            }
+            _ => Err(Unsupported::ReturnAddress),
+        }
     }
 
     fn base(&self, machine: Machine) -> Result<Rule, Unsupported> {
@@ -218,7 +241,7 @@ fn place(place: Place) -> (u8, i16) {
         Place::Unset | Place::Same => (saved::SAME, 0),
         Place::AtCfa(offset) => near(saved::AT_CFA, offset),
         Place::AtFp(offset) => near(saved::AT_FP, offset),
-        Place::Undefined | Place::Elsewhere => (saved::LOST, 0),
+        Place::Undefined | Place::In(_) | Place::Elsewhere => (saved::LOST, 0),
     }
 }
 
@@ -374,9 +397,11 @@ impl<'a, S: UnwindSection<Reader<'a>>> Program<'_, S> {
                 };
                 state.set(machine, register, place);
             }
+            Instruction::Register { dest_register, src_register } => {
+                state.set(machine, dest_register, Place::In(src_register));
+            }
             Instruction::ValOffset { register, .. }
             | Instruction::ValOffsetSf { register, .. }
-            | Instruction::Register { dest_register: register, .. }
             | Instruction::ValExpression { register, .. } => {
                 state.set(machine, register, Place::Elsewhere);
             }

@@ -153,6 +153,7 @@ pub fn build(elf: &[u8]) -> Result<UnwindTable, UnwindError> {
         cfi_bytes += cfi.size_bytes();
         parts = lay_below(&parts, cfi.functions(&elf.code, Source::DebugFrame, &mut work)?);
     }
+    let parts = lay_below(&parts, roots::thread_makers(&elf, &parts));
     let parts = lay_below(&parts, roots.below);
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
         return Err(UnwindError::NoCfi);

@@ -1,6 +1,6 @@
 //! Functions whose CFI is missing or does not say what they are, known by their symbols.
 
-use profiler_ebpf::unwind::rule::Rule;
+use profiler_ebpf::unwind::rule::{Rule, cfa};
 
 use super::go;
 use super::machine::Machine;
@@ -54,6 +54,25 @@ pub(super) fn find(elf: &Elf<'_>) -> Roots {
     roots.above.retain(|part| part.start < part.end);
     roots.below.retain(|part| part.start < part.end);
     roots
+}
+
+/// Where glibc's `clone` and `clone3` call the kernel: no CFI is true of both who returns from it,
+/// and theirs leaves these few instructions out (`sysdeps/unix/sysv/linux/x86_64/clone.S`).
+pub(super) fn thread_makers(elf: &Elf<'_>, parts: &[Part]) -> Vec<Part> {
+    /// `syscall; test rax, rax`
+    const X86_64: [u8; 5] = [0x0f, 0x05, 0x48, 0x85, 0xc0];
+    /// Up to the thread's own code.
+    const MOST_BYTES: u64 = 16;
+    if elf.machine != Machine::X86_64 {
+        return Vec::new();
+    }
+    let rule = Rule { offset: 8, ..Rule::only(cfa::CLONE) };
+    let gaps = parts.windows(2).map(|pair| (pair[0].end, pair[1].start));
+    gaps.filter(|&(start, end)| start < end && end - start <= MOST_BYTES)
+        .filter(|&(start, end)| elf.code_at(start, end).starts_with(&X86_64))
+        .take(MAX_ROOTS)
+        .map(|(start, end)| Part { start, end, source: Source::Fixed(rule) })
+        .collect()
 }
 
 /// The code that a program or the dynamic linker is started at, if it takes its first stack pointer

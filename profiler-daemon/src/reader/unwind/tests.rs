@@ -144,6 +144,8 @@ fn saved_registers() {
         (".cfi_val_offset rbp, -16", "cfa = rsp + 8, rbp lost"),
         (".cfi_register rbp, r8\n.cfi_undefined rbx", "cfa = rsp + 8, rbp lost, rbx lost"),
         (".cfi_same_value rbp", "cfa = rsp + 8"),
+        (".cfi_register rip, rdx", "cfa = rsp + 8, return address in rdx"),
+        (".cfi_register rip, rdx\n.cfi_offset rbp, -16", "unsupported"),
         // DW_CFA_expression rbp: breg6 0.
         (".cfi_escape 0x10, 6, 2, 0x76, 0", "cfa = rsp + 8, rbp = *(rbp)"),
         // rbx: breg6 -16.
@@ -165,7 +167,7 @@ fn what_is_not_supported_is_said_of_its_rows_alone() {
         // breg7 0; lit1; plus
         (".cfi_escape 0x0f, 4, 0x77, 0, 0x31, 0x22", ".cfi_def_cfa rsp, 8"),
         (".cfi_def_cfa 99, 8", ".cfi_def_cfa rsp, 8"),
-        (".cfi_register rip, rdx", ".cfi_offset rip, -8"),
+        (".cfi_register rip, 50", ".cfi_offset rip, -8"),
         (".cfi_offset rip, -16", ".cfi_offset rip, -8"),
     ];
     for (directive, undone) in cases {

@@ -31,6 +31,16 @@ fn says_the_same(rule: Rule, row: &gimli::UnwindTableRow<usize>, machine: Machin
     if ra == Some(RegisterRule::Undefined) {
         return rule == Rule::END;
     }
+    if machine == Machine::X86_64
+        && let Some(RegisterRule::Register(register)) = ra
+    {
+        let base = gimli::CfaRule::RegisterAndOffset {
+            register: machine.sp(),
+            offset: i64::from(rule.offset),
+        };
+        let is_the_same = u16::from(rule.register) == register.0 && *row.cfa() == base;
+        return rule.cfa == cfa::RETURN_REGISTER && is_the_same;
+    }
     if machine == Machine::X86_64 && ra != Some(RegisterRule::Offset(-8)) {
         return matches!(rule.cfa, cfa::UNSUPPORTED | cfa::SIGNAL);
     }
@@ -134,4 +144,18 @@ fn rows_read_back_are_sorted_and_found() {
     let (last, _) = rows[rows.len() - 1];
     assert_eq!(table.find(last), Rule::GAP);
     assert_eq!(table.find(u64::MAX), Rule::GAP);
+}
+
+/// `clone` and `clone3` return in the thread that they make, too, and `vfork` has its return address
+/// in a register.
+#[test]
+fn the_c_library_makes_threads_and_processes() {
+    let path = Path::new("/lib/x86_64-linux-gnu/libc.so.6");
+    if !path.is_file() {
+        return;
+    }
+    let table = build(&std::fs::read(path).unwrap()).unwrap();
+    let rows = |kind: u8| table.rows().filter(|(_, rule)| rule.cfa == kind).count();
+    assert_eq!(rows(cfa::CLONE), 2);
+    assert!(rows(cfa::RETURN_REGISTER) >= 2);
 }

@@ -1,0 +1,173 @@
+//! Samples whose stacks were copied: walked here, when the unwind tables that the kernel side lacked
+//! have come.
+
+use profiler_ebpf::{
+    record::{MAX_USER_FRAMES, Sample, StackHeader},
+    unwind::{Outcome, Step, rule::Rule, walk::Walk},
+};
+
+use super::{RecordError, Recorder, clock, mappings::bias};
+use crate::{kernel::StackCopy, process::ImageRef, reader::protocol::FileKey};
+
+/// How long a sample waits for tables.
+const PATIENCE_NS: u64 = 2_000_000_000;
+
+/// What copies that wait may take in memory, in bytes.
+const MAX_BYTES: usize = 32 << 20;
+
+/// A sample that waits.
+struct Copied {
+    sample: Sample,
+    copy: Box<StackCopy>,
+}
+
+/// Samples that wait for tables.
+#[derive(Default)]
+pub(super) struct Copies {
+    waiting: Vec<Copied>,
+    bytes: usize,
+}
+
+impl Copies {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Why a stack cannot be walked yet.
+enum Lacking {
+    /// A file's table.
+    Table(FileKey),
+    /// A mapping, or the file behind it.
+    Mapping,
+}
+
+impl Recorder {
+    /// Walks a copied stack, if all that is needed is there or the sample has waited for long;
+    /// `false`: it has to wait, and does.
+    pub(super) fn walked_or_waits(
+        &mut self,
+        image: ImageRef,
+        sample: &mut Sample,
+        copy: Box<StackCopy>,
+    ) -> bool {
+        match self.walk(image, sample.time_ns, &copy) {
+            Ok((frames, outcome)) => {
+                let mut id = self.sampler.user_stack_id();
+                for &avma in &frames {
+                    id.push(avma);
+                }
+                let header = StackHeader {
+                    epoch: sample.epoch,
+                    id: id.id(),
+                    check: id.check(),
+                    frames: frames.len() as u32,
+                    ..StackHeader::default()
+                };
+                self.raw.add(&header, &frames);
+                sample.user_stack = header.id;
+                sample.user_check = header.check;
+                sample.outcome = outcome as u32;
+                true
+            }
+            Err(lacking) => {
+                if let Lacking::Table(key) = lacking
+                    && self.tables.touch(&key)
+                {
+                    self.symbolizer.want_table(key);
+                }
+                let size = copy.size_bytes();
+                if sample.time_ns.saturating_add(PATIENCE_NS) <= clock::boot_ns()
+                    || self.copies.bytes + size > MAX_BYTES
+                {
+                    return true;
+                }
+                self.copies.bytes += size;
+                self.copies.waiting.push(Copied { sample: *sample, copy });
+                false
+            }
+        }
+    }
+
+    /// Attributes those that wait, if all that they need is there by now. Returns the indices of
+    /// their stacks.
+    pub(super) fn try_copies(&mut self) -> Result<Vec<u32>, RecordError> {
+        let Copies { waiting, .. } = std::mem::take(&mut self.copies);
+        let mut stacks = Vec::new();
+        for Copied { sample, copy } in waiting {
+            stacks.extend(self.attribute_sample(sample, Some(copy))?);
+        }
+        Ok(stacks)
+    }
+
+    /// Attributes those that wait, as they are, if they are of an epoch before `epoch`.
+    pub(super) fn give_copies_up(&mut self, epoch: u32) -> Result<(), RecordError> {
+        let (old, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.copies.waiting)
+            .into_iter()
+            .partition(|copied| copied.sample.epoch < epoch);
+        self.copies.bytes = waiting.iter().map(|copied| copied.copy.size_bytes()).sum();
+        self.copies.waiting = waiting;
+        for Copied { sample, .. } in old {
+            self.attribute_sample(sample, None)?;
+        }
+        Ok(())
+    }
+
+    /// Walks a stack as the kernel side does (`profiler-ebpf/src/user_stack.rs`).
+    fn walk(
+        &self,
+        image: ImageRef,
+        time_ns: u64,
+        copy: &StackCopy,
+    ) -> Result<(Vec<u64>, Outcome), Lacking> {
+        let registers = copy.walk_registers();
+        let mut walk = Walk::new(&registers);
+        let mut frames = vec![registers.pc];
+        loop {
+            let avma = walk.avma();
+            let (rule, is_generated) = match self.rule_at(image, time_ns, avma)? {
+                Some(found) => found,
+                None if walk.is_interrupted() => (Rule::GAP, false),
+                None => return Ok((frames, Outcome::NoMapping)),
+            };
+            match walk.step(copy, &rule, is_generated) {
+                Step::Caller(_) if frames.len() >= MAX_USER_FRAMES => {
+                    return Ok((frames, Outcome::Truncated));
+                }
+                Step::Caller(pc) => frames.push(pc + u64::from(walk.is_interrupted())),
+                Step::End(outcome) => return Ok((frames, outcome)),
+            }
+        }
+    }
+
+    /// The rule in force at `avma`, and whether its code was made by its process; `None`: no
+    /// mapping covers it.
+    fn rule_at(
+        &self,
+        image: ImageRef,
+        time_ns: u64,
+        avma: u64,
+    ) -> Result<Option<(Rule, bool)>, Lacking> {
+        let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
+        let mappings = mappings.filter(|mappings| mappings.current().next().is_some());
+        let Some(mapping) = mappings.ok_or(Lacking::Mapping)?.find(avma, time_ns) else {
+            return Ok(None);
+        };
+        if !mapping.has_file() {
+            return Ok(Some((Rule::GAP, mapping.path.is_empty())));
+        }
+        match self.symbolizer.file(mapping.id) {
+            Some(file) if self.tables.is_awaited(&file.key) => Err(Lacking::Table(file.key)),
+            Some(file) => {
+                let slot = self.tables.slot(&file.key);
+                let rule = match slot {
+                    0 => Rule::GAP,
+                    slot => self.sampler.rule(slot, avma.wrapping_sub(bias(mapping, file))),
+                };
+                Ok(Some((rule, false)))
+            }
+            None if self.symbolizer.is_refused(mapping.id) => Ok(Some((Rule::GAP, false))),
+            None => Err(Lacking::Mapping),
+        }
+    }
+}
