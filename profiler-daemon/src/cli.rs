@@ -139,6 +139,16 @@ pub struct Options {
     )]
     pub unwind_memory: u64,
 
+    /// Where unwind tables are kept from run to run; `off`: nowhere
+    #[arg(
+        help_heading = "Unwinding",
+        long,
+        value_name = "DIR",
+        env = "RPROFD_UNWIND_CACHE",
+        default_value = "/var/cache/rprofd/unwind"
+    )]
+    pub unwind_cache: PathBuf,
+
     /// Under sudo, run COMMAND as root instead of as the user who called
     #[arg(long, env = "RPROFD_AS_ROOT")]
     pub as_root: bool,

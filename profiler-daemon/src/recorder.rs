@@ -29,7 +29,7 @@ use crate::{
     process::Table,
     profile::aggregate::{Aggregate, RawStacks},
     symbolize::Symbolizer,
-    unwind::Tables,
+    unwind::{Tables, cache::Cache},
 };
 pub use control::{Control, News, Order};
 use copies::Copies;
@@ -44,6 +44,9 @@ const HOLD_BACK_NS: u64 = 50_000_000;
 
 /// How often samples are fetched.
 const FETCH: Duration = Duration::from_millis(200);
+
+/// How often what is not needed any more is forgotten.
+const FORGET: Duration = Duration::from_secs(2);
 
 /// Stacks of an epoch are forgotten when they take this many bytes.
 const RAW_STACK_BYTES: usize = 16 << 20;
@@ -76,6 +79,7 @@ pub struct Recorder {
     losses_before: Losses,
     closing: VecDeque<Closing>,
     fetched: Instant,
+    forgot: Instant,
     samples: u64,
     stopping: bool,
     skip_names: bool,
@@ -109,7 +113,18 @@ impl Recorder {
             unwind_memory_bytes: settings.unwind_memory_bytes,
             log: settings.log,
         })?;
-        let symbolizer = Symbolizer::start(settings.debug_dirs.clone(), settings.no_inlines)?;
+        let cache = settings.unwind_cache.as_deref().filter(|_| settings.user_stacks);
+        let cache = cache.and_then(|dir| {
+            let warn = |error: &_| {
+                tracing::warn!(
+                    "unwind tables are not kept for the next run: {error}; or give another \
+                     directory with --unwind-cache, or `off`"
+                );
+            };
+            Cache::open(dir).inspect_err(warn).ok()
+        });
+        let symbolizer =
+            Symbolizer::start(settings.debug_dirs.clone(), settings.no_inlines, cache)?;
         for &pid in &filter.pids {
             let target = Target { start_ns: 0, exec_id: 0, profiled: 1, inherited: 1 };
             sampler.set_target(pid, target)?;
@@ -139,6 +154,7 @@ impl Recorder {
             losses_before: Losses::default(),
             closing: VecDeque::new(),
             fetched: Instant::now(),
+            forgot: Instant::now(),
             samples: 0,
             stopping: false,
             skip_names: false,
@@ -162,6 +178,9 @@ impl Recorder {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         add(self.sampler.records_fd(), flags, RECORDS)?;
         add(self.control.wake_fd(), epoll::EventFlags::IN, ANYTHING)?;
+        if let Some(fd) = self.symbolizer.cache_fd() {
+            add(fd, epoll::EventFlags::IN, ANYTHING)?;
+        }
         self.watch_reader()
     }
 
@@ -211,6 +230,9 @@ impl Recorder {
                 self.close_window()?;
             }
             self.hand_out();
+            if self.forgot.elapsed() >= FORGET {
+                self.forget();
+            }
             if self.stopping && self.closing.is_empty() {
                 break;
             }

@@ -120,6 +120,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         kernel_stacks: !options.user_only,
         user_stacks: !options.kernel_only,
         unwind_memory_bytes: options.unwind_memory,
+        unwind_cache: (options.unwind_cache != *"off").then(|| options.unwind_cache.clone()),
         window: options.window,
         no_inlines: options.no_inlines,
         debug_dirs: options.debug_dir.clone(),

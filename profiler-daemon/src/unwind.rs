@@ -1,6 +1,9 @@
 //! Which files' unwind tables the kernel side has: each is asked for once, and the least recently
 //! used are dropped where memory is short.
 
+pub mod cache;
+mod store;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
@@ -19,6 +22,9 @@ const MAX_PENDING: usize = 16;
 /// How long it takes until the room of a dropped table can be used again.
 const ROOM_AFTER: Duration = Duration::from_millis(1_200);
 
+/// How long the table of a file that no process maps any more is kept.
+const KEPT_UNMAPPED: Duration = Duration::from_secs(300);
+
 /// Where tables are put.
 pub trait Room {
     /// Puts a table, `words` being those of whole blocks; `None`: there is no room now.
@@ -32,11 +38,19 @@ enum State {
     /// The reader was asked.
     Asked,
     /// The programs have it.
-    Placed(Placed, Used),
+    Placed(Kept),
     /// It was dropped, and is asked for when it is used again.
     Dropped,
     /// The file has none, or it cannot be read.
     Absent,
+}
+
+/// A table that the programs have.
+struct Kept {
+    placed: Placed,
+    used: Used,
+    /// Since when no process is known to map its file.
+    unmapped: Option<Instant>,
 }
 
 /// Number of the touch that was the last.
@@ -67,7 +81,7 @@ impl Tables {
     /// By which number mappings refer to the file's table; 0: there is none.
     pub fn slot(&self, key: &FileKey) -> u32 {
         match self.files.get(key) {
-            Some(State::Placed(placed, _)) => placed.slot(),
+            Some(State::Placed(kept)) => kept.placed.slot(),
             _ => 0,
         }
     }
@@ -81,7 +95,7 @@ impl Tables {
     pub fn touch(&mut self, key: &FileKey) -> bool {
         self.touches += 1;
         match self.files.get_mut(key) {
-            Some(State::Placed(_, used)) => *used = self.touches,
+            Some(State::Placed(kept)) => kept.used = self.touches,
             Some(state @ State::Dropped) => {
                 *state = State::Asked;
                 return true;
@@ -120,7 +134,8 @@ impl Tables {
             };
             self.made_room = None;
             changed.insert(*key);
-            self.files.insert(*key, State::Placed(placed, self.touches));
+            let kept = Kept { placed, used: self.touches, unmapped: None };
+            self.files.insert(*key, State::Placed(kept));
             self.pending.pop_front();
         }
         Ok(changed)
@@ -133,7 +148,7 @@ impl Tables {
             .files
             .iter()
             .filter_map(|(key, state)| match state {
-                State::Placed(placed, used) => Some((*used, *key, placed.bytes())),
+                State::Placed(kept) => Some((kept.used, *key, kept.placed.bytes())),
                 _ => None,
             })
             .collect();
@@ -152,24 +167,40 @@ impl Tables {
                 return;
             }
             freed += bytes;
-            if let Some(State::Placed(placed, _)) = self.files.insert(key, State::Dropped) {
-                room.take_back(&placed);
+            if let Some(State::Placed(kept)) = self.files.insert(key, State::Dropped) {
+                room.take_back(&kept.placed);
             }
             changed.insert(key);
             self.dropped += 1;
         }
     }
 
-    /// Forgets files that no process maps any more.
-    pub fn retain(&mut self, is_used: impl Fn(&FileKey) -> bool, room: &mut impl Room) {
+    /// Forgets files that no process maps any more. Their tables are kept for a while: programs are
+    /// started again and again.
+    pub fn retain(
+        &mut self,
+        is_mapped: impl Fn(&FileKey) -> bool,
+        now: Instant,
+        room: &mut impl Room,
+    ) {
         self.files.retain(|key, state| {
-            if is_used(key) || matches!(state, State::Asked) {
-                return true;
+            let is_mapped = is_mapped(key);
+            match state {
+                State::Asked => true,
+                State::Placed(kept) if is_mapped => {
+                    kept.unmapped = None;
+                    true
+                }
+                State::Placed(kept) => {
+                    let since = *kept.unmapped.get_or_insert(now);
+                    let is_kept = now.duration_since(since) < KEPT_UNMAPPED;
+                    if !is_kept {
+                        room.take_back(&kept.placed);
+                    }
+                    is_kept
+                }
+                State::Dropped | State::Absent => is_mapped,
             }
-            if let State::Placed(placed, _) = state {
-                room.take_back(placed);
-            }
-            false
         });
     }
 
@@ -293,7 +324,14 @@ mod tests {
         let (mut tables, mut room) = (Tables::default(), Blocks::of(6));
         add(&mut tables, &mut room, 1, 3);
         add(&mut tables, &mut room, 2, 3);
-        tables.retain(|it| *it == key(2), &mut room);
+        let now = Instant::now();
+        let is_mapped = |it: &FileKey| *it == key(2);
+        tables.retain(is_mapped, now, &mut room);
+        assert_ne!(tables.slot(&key(1)), 0, "it may be mapped again soon");
+        tables.retain(|_| true, now + KEPT_UNMAPPED, &mut room);
+        tables.retain(is_mapped, now + KEPT_UNMAPPED, &mut room);
+        assert_ne!(tables.slot(&key(1)), 0, "it was mapped meanwhile");
+        tables.retain(is_mapped, now + 2 * KEPT_UNMAPPED, &mut room);
         assert_eq!((tables.slot(&key(1)), room.resting), (0, 3));
         assert!(tables.want(key(1)));
         assert_ne!(tables.slot(&key(2)), 0);

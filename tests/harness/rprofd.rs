@@ -70,6 +70,8 @@ impl Rprofd {
         command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // The tests may themselves run under sudo: files then belong to that user.
         command.env_remove("SUDO_UID").env_remove("SUDO_GID").env("TERM", "dumb");
+        // What one test leaves behind is not to be found by another.
+        command.env("RPROFD_UNWIND_CACHE", "off");
         Self { command, output: dir.to_owned() }
     }
 

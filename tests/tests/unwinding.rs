@@ -1,6 +1,12 @@
 //! Stacks of programs without frame pointers: walked by their unwind tables.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use rprofd_tests::{Profile, Program, Rprofd, TestDir, machine, pprof::Sample};
 
@@ -195,6 +201,43 @@ fn first_samples_of_a_new_program() {
         profile.frames(sample).first().is_some_and(|leaf| *leaf == "f0")
     });
     assert!(busy > 100 && deep * 100 >= busy * 97, "{deep} of {busy}: {:#?}", profile.stacks());
+}
+
+#[test]
+fn tables_are_kept_for_the_next_run() {
+    if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
+        return;
+    }
+    let _alone = alone();
+    let dir = TestDir::new("unwinding-cache");
+    let program = Program::build_with("deep33.c", &FLAGS);
+    let cache = dir.join("cache/tables");
+    let run = |name: &str| {
+        let dir = dir.join(name);
+        fs::create_dir(&dir).unwrap();
+        let rprofd = Rprofd::new(&dir).args(["-vv", "-F", "499", "--unwind-cache"]).args([&cache]);
+        let profile = rprofd.args(["--", program.arg(), "1"]).run().expect_success().all();
+        let complete = profile.count("outcome.complete").unwrap_or(0);
+        assert!(complete > 300, "{:?}", profile.counts());
+    };
+    run("first");
+    let entries = |dir: &Path| -> BTreeMap<PathBuf, u64> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+        entries.map(|entry| (entry.path(), entry.metadata().unwrap().ino())).collect()
+    };
+    let first = entries(&cache);
+    assert!(first.len() >= 3, "the program, the C library and the linker: {first:?}");
+    run("second");
+    assert_eq!(entries(&cache), first, "used, not made again");
+    let damaged = first.first_key_value().unwrap().0;
+    let whole = fs::read(damaged).unwrap();
+    let mut bytes = whole.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(damaged, bytes).unwrap();
+    run("third");
+    assert!(entries(&cache).keys().eq(first.keys()));
+    assert!(fs::read(damaged).unwrap() == whole, "made again");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::profile::Process;
 const TICK_NS: u64 = 10_000_000;
 
 /// How long a process is remembered after its end, for samples that are still under way.
-const MEMORY_NS: u64 = 2_000_000_000;
+const MEMORY_NS: u64 = 4_000_000_000;
 
 /// Samples of a process that was said to have ended are this late at most.
 const LATE_NS: u64 = 100_000_000;
@@ -116,6 +116,7 @@ impl Table {
             inherited: false,
             from_ns,
             exit_ns: None,
+            withdrawn: false,
             start_known: false,
             images: vec![Image {
                 is_ours: self.becomes_command.take_if(|ours| *ours == pid).is_some(),
@@ -168,6 +169,9 @@ impl Table {
         if life.exit_ns.is_some_and(|exit| exit + LATE_NS < time_ns) {
             // Its first thread has ended, but others go on.
             life.exit_ns = None;
+            if std::mem::take(&mut life.withdrawn) {
+                self.changes.push(Change::Mappings(id));
+            }
         }
         if !life.start_known {
             life.start_known = true;
@@ -214,6 +218,25 @@ impl Table {
         {
             life.edit(|process| process.comm = comm.into());
         }
+    }
+
+    /// The pids of processes that have ended before `time_ns`, each once: the kernel side need not
+    /// know of them any more.
+    pub fn take_ended(&mut self, time_ns: u64) -> Vec<u32> {
+        let Self { lives, by_pid, .. } = self;
+        let is_newest = |life: &Life| {
+            by_pid.get(&life.process.pid).and_then(|ids| ids.last()) == Some(&life.id)
+        };
+        let mut ended = Vec::new();
+        for life in lives.values_mut() {
+            if !life.withdrawn && life.exit_ns.is_some_and(|exit| exit + LATE_NS < time_ns) {
+                life.withdrawn = true;
+                if is_newest(life) {
+                    ended.push(life.process.pid);
+                }
+            }
+        }
+        ended
     }
 
     /// Forgets processes that ended well before `time_ns`, but for those in `keep`, and mappings

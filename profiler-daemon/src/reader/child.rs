@@ -214,7 +214,8 @@ impl Answer for Files {
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
             | request::Kind::NamePerfMap(_)
-            | request::Kind::Unwind(_) => Err("this is asked on another lane".to_owned()),
+            | request::Kind::Unwind(_)
+            | request::Kind::UnwindDigest(_) => Err("this is asked on another lane".to_owned()),
         };
         result.unwrap_or_else(reply::Kind::Error)
     }

@@ -184,7 +184,8 @@ impl Answer for Namer {
             request::Kind::Processes(_)
             | request::Kind::Process(_)
             | request::Kind::Open(_)
-            | request::Kind::Unwind(_) => {
+            | request::Kind::Unwind(_)
+            | request::Kind::UnwindDigest(_) => {
                 return reply::Kind::Error("this is asked on another lane".to_owned());
             }
         };

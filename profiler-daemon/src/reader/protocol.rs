@@ -10,7 +10,8 @@
 //!   may take seconds. Both know the same open files, and each keeps what it parsed to itself, so
 //!   that a file is best named on one lane alone, and all heavy ones on the same
 //!   ([`HEAVY_BYTES`]);
-//! * the *tables* lane: `Unwind`, whose answers stacks wait for, and not behind naming.
+//! * the *tables* lane: `UnwindDigest` and `Unwind`, whose answers stacks wait for, and not behind
+//!   naming.
 //!
 //! The reader may be compromised by what it reads: the core checks every length and index of a
 //! reply before use. Both sides refuse a message longer than [`MAX_MESSAGE_BYTES`].
@@ -32,13 +33,15 @@ pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// What is asked.
-    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: Option<request::Kind>,
 }
 
 /// The kinds of [`Request`].
 pub mod request {
-    use super::{NameFile, NameKernel, NamePerfMap, Open, Process, Processes, Unwind};
+    use super::{
+        NameFile, NameKernel, NamePerfMap, Open, Process, Processes, Unwind, UnwindDigest,
+    };
 
     /// What is asked.
     #[derive(Clone, PartialEq, prost::Oneof)]
@@ -64,6 +67,9 @@ pub mod request {
         /// The unwind table of a file opened before.
         #[prost(message, tag = "8")]
         Unwind(Unwind),
+        /// A digest of what the unwind table of a file opened before is made from.
+        #[prost(message, tag = "9")]
+        UnwindDigest(UnwindDigest),
     }
 }
 
@@ -74,7 +80,7 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// The answer.
-    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6, 7")]
     pub kind: Option<reply::Kind>,
 }
 
@@ -100,6 +106,9 @@ pub mod reply {
         /// To `Unwind`.
         #[prost(message, tag = "6")]
         Table(UnwindTable),
+        /// To `UnwindDigest`: 32 bytes.
+        #[prost(bytes, tag = "7")]
+        Digest(Vec<u8>),
     }
 }
 
@@ -363,6 +372,15 @@ pub struct NameLine {
 /// sent.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Unwind {
+    /// The file.
+    #[prost(message, required, tag = "1")]
+    pub key: FileKey,
+}
+
+/// Asks for the SHA-256 of what a file's unwind table is made from: its call frame information and
+/// its headers. Sent under the same condition.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct UnwindDigest {
     /// The file.
     #[prost(message, required, tag = "1")]
     pub key: FileKey,

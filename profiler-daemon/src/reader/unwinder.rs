@@ -54,7 +54,12 @@ impl Unwinder {
         Self { table, pages, has_worked: false }
     }
 
-    fn build(&self, key: &FileKey) -> Result<UnwindTable, UnwinderError> {
+    /// Does something with the contents of a file.
+    fn with_contents<T>(
+        &self,
+        key: &FileKey,
+        read: impl FnOnce(&[u8]) -> Result<T, UnwindError>,
+    ) -> Result<T, UnwinderError> {
         let file = self.table.get(key).ok_or(UnwinderError::NotOpen)?;
         let path = || file.path.clone();
         // Reading a mapping of a file cut short would end this process.
@@ -66,8 +71,11 @@ impl Unwinder {
             .pages
             .map(&file.file, size_bytes)
             .map_err(|io_error| UnwinderError::Map { path: path(), io_error })?;
-        let unwind::UnwindTable { table, blocks, .. } =
-            unwind::build(&bytes).map_err(|error| UnwinderError::Unwind { path: path(), error })?;
+        read(&bytes).map_err(|error| UnwinderError::Unwind { path: path(), error })
+    }
+
+    fn build(&self, key: &FileKey) -> Result<UnwindTable, UnwinderError> {
+        let unwind::UnwindTable { table, blocks, .. } = self.with_contents(key, unwind::build)?;
         Ok(UnwindTable {
             base: table.base,
             pages: table.pages,
@@ -80,14 +88,15 @@ impl Unwinder {
 
 impl Answer for Unwinder {
     fn answer(&mut self, request: request::Kind) -> reply::Kind {
-        let request::Kind::Unwind(request) = request else {
-            return reply::Kind::Error("this is asked on another lane".to_owned());
-        };
         self.has_worked = true;
-        match self.build(&request.key) {
-            Ok(table) => reply::Kind::Table(table),
-            Err(error) => reply::Kind::Error(error.to_string()),
-        }
+        let result = match request {
+            request::Kind::Unwind(request) => self.build(&request.key).map(reply::Kind::Table),
+            request::Kind::UnwindDigest(request) => self
+                .with_contents(&request.key, unwind::digest)
+                .map(|digest| reply::Kind::Digest(digest.into())),
+            _ => return reply::Kind::Error("this is asked on another lane".to_owned()),
+        };
+        result.unwrap_or_else(|error| reply::Kind::Error(error.to_string()))
     }
 
     fn rest_after(&self) -> Option<Duration> {

@@ -1,7 +1,10 @@
 //! What the kernel side is told of processes' mappings: where they are, and which unwind table is
 //! that of the file behind each.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use profiler_ebpf::mappings::{Range, state};
 
@@ -26,7 +29,7 @@ pub(super) struct Waiting {
 impl Recorder {
     /// Tells the kernel side the mappings that a process has now.
     pub(super) fn publish(&mut self, id: LifeId) {
-        let Some(life) = self.table.life(id) else { return };
+        let Some(life) = self.table.life(id).filter(|life| !life.is_withdrawn()) else { return };
         let mut ranges = Vec::new();
         for mapping in life.current() {
             let (start, end) = (mapping.start, mapping.end);
@@ -55,6 +58,7 @@ impl Recorder {
     /// Takes what the reader said of files and of their tables.
     pub(super) fn take_file_news(&mut self) -> Result<(), RecordError> {
         let mut again = HashSet::new();
+        let mut changed = HashSet::new();
         for news in self.symbolizer.take_news() {
             match news {
                 FileNews::Opened(mapping, key) => {
@@ -68,13 +72,15 @@ impl Recorder {
                 }
                 FileNews::Table(key, table) => {
                     self.tables.answered(key, table);
+                    // At once: many may come together, and only so many may wait.
+                    changed.extend(self.tables.place(&mut self.sampler)?);
                     if !self.tables.is_awaited(&key) {
                         again.extend(self.waiting.tables.remove(&key).unwrap_or_default());
                     }
                 }
             }
         }
-        let changed = self.tables.place(&mut self.sampler)?;
+        changed.extend(self.tables.place(&mut self.sampler)?);
         for key in &changed {
             again.extend(self.waiting.tables.remove(key).unwrap_or_default());
         }
@@ -110,7 +116,7 @@ impl Recorder {
         }
         waiting.files.retain(|_, lives| !lives.is_empty());
         waiting.tables.retain(|_, lives| !lives.is_empty());
-        tables.retain(|key| symbolizer.knows(key), sampler);
+        tables.retain(|key| symbolizer.knows(key), Instant::now(), sampler);
     }
 }
 

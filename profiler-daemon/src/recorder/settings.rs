@@ -24,6 +24,8 @@ pub struct Settings {
     pub user_stacks: bool,
     /// What unwind tables may take in the kernel.
     pub unwind_memory_bytes: u64,
+    /// Where unwind tables are kept on disk.
+    pub unwind_cache: Option<PathBuf>,
     /// A new profile each such time; `None`: one for all.
     pub window: Option<Duration>,
     /// Names from symbol tables alone.

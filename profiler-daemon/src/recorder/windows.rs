@@ -100,8 +100,14 @@ impl Recorder {
         }
     }
 
-    /// Forgets what no window needs any more.
-    fn forget(&mut self) {
+    /// Has the kernel side forget processes that have ended, and forgets what no window needs any
+    /// more.
+    pub(super) fn forget(&mut self) {
+        self.forgot = Instant::now();
+        for pid in self.table.take_ended(clock::boot_ns()) {
+            self.sampler.forget_target(pid);
+            self.sampler.withdraw(pid);
+        }
         let mut keep = self.aggregate.lives();
         for closing in &self.closing {
             keep.extend(closing.aggregate.lives());

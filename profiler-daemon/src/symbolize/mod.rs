@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::unwind::cache::{Cache, Digest};
 use crate::{
     process::{Life, LifeId, MappingId},
     reader::{
@@ -52,7 +53,9 @@ enum Mark {
     Describe(Option<u32>),
     Open(MappingId),
     Reopen(FileKey),
-    Table(FileKey),
+    TableDigest(FileKey),
+    /// With the digest under which the table is to be kept.
+    Table(FileKey, Option<Digest>),
     Name(Trip, Named),
 }
 
@@ -106,16 +109,22 @@ pub struct Symbolizer {
     warned: HashSet<String>,
     /// Files whose unwind tables are to be asked for.
     tables_wanted: Vec<FileKey>,
+    /// Tables on disk.
+    cache: Option<Cache>,
     news: Vec<FileNews>,
 }
 
 impl Symbolizer {
-    /// Starts the reader.
+    /// Starts the reader. Unwind tables are kept in `cache`.
     ///
     /// # Errors
     ///
     /// [`ReaderError`].
-    pub fn start(debug_dirs: Vec<PathBuf>, no_inlines: bool) -> Result<Self, ReaderError> {
+    pub fn start(
+        debug_dirs: Vec<PathBuf>,
+        no_inlines: bool,
+        cache: Option<Cache>,
+    ) -> Result<Self, ReaderError> {
         Ok(Self {
             link: Link::start(debug_dirs)?,
             no_inlines,
@@ -133,6 +142,7 @@ impl Symbolizer {
             figures: Figures::default(),
             warned: HashSet::new(),
             tables_wanted: Vec::new(),
+            cache,
             news: Vec::new(),
         })
     }
@@ -243,6 +253,7 @@ impl Symbolizer {
         if restarted {
             self.reader_is_new();
         }
+        self.take_from_cache();
         self.ask_tables();
         self.ask(urgent);
         described
@@ -260,7 +271,8 @@ impl Symbolizer {
             },
             Mark::Open(mapping) => self.opened(mapping, outcome),
             Mark::Reopen(key) => self.reopened(key, outcome),
-            Mark::Table(key) => self.table_answered(key, outcome),
+            Mark::TableDigest(key) => self.digest_answered(key, outcome),
+            Mark::Table(key, digest) => self.table_answered(key, digest, outcome),
             Mark::Name(trip, named) => {
                 self.lanes.end(trip);
                 match named {

@@ -55,6 +55,8 @@ pub struct Life {
     pub inherited: bool,
     pub(super) from_ns: u64,
     pub(super) exit_ns: Option<u64>,
+    /// The kernel side was told to forget it.
+    pub(super) withdrawn: bool,
     /// From the first sample, or known.
     pub(super) start_known: bool,
     pub(super) images: Vec<Image>,
@@ -84,6 +86,11 @@ impl Life {
     /// Its start if it is known, else 0; in nanoseconds of the boot-time clock.
     pub fn start_ns(&self) -> u64 {
         if self.start_known { self.process.start_ns } else { 0 }
+    }
+
+    /// Whether it has ended as far as the kernel side is concerned.
+    pub const fn is_withdrawn(&self) -> bool {
+        self.withdrawn
     }
 
     pub(super) fn edit(&mut self, change: impl FnOnce(&mut Process)) {

@@ -175,3 +175,28 @@ fn a_name_that_was_read_before_a_process_took_another_is_an_old_one() {
     table.describe(&info);
     assert_eq!(comm(&table), "new");
 }
+
+#[test]
+fn an_end_is_told_once_and_may_be_taken_back() {
+    let mut table = all();
+    table.side_band(&event(100, 7, exec("a")));
+    let life = table.image_of(7, 50, 1, 150).life;
+    table.side_band(&event(200, 7, What::Exit));
+    assert!(table.take_ended(200 + LATE_NS).is_empty(), "samples may be under way");
+    assert_eq!(table.take_ended(201 + LATE_NS), [7]);
+    assert!(table.life(life).unwrap().is_withdrawn());
+    assert!(table.take_ended(300 + LATE_NS).is_empty());
+    table.take_changes();
+    assert_eq!(table.image_of(7, 50, 1, 400 + LATE_NS).life, life, "another thread goes on");
+    assert_eq!(table.take_changes(), [Change::Mappings(life)]);
+    assert!(!table.life(life).unwrap().is_withdrawn());
+}
+
+#[test]
+fn the_end_of_a_process_does_not_end_the_next_of_its_pid() {
+    let mut table = all();
+    table.side_band(&event(100, 7, exec("a")));
+    table.side_band(&event(200, 7, What::Exit));
+    table.side_band(&event(300, 7, What::Fork { parent_pid: 1 }));
+    assert!(table.take_ended(400 + LATE_NS).is_empty());
+}

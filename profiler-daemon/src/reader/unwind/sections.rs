@@ -39,6 +39,7 @@ const ELFCOMPRESS_ZLIB: u32 = 1;
 const STT_NOTYPE: u8 = 0;
 const STT_FUNC: u8 = 2;
 
+const ELF_HEADER_BYTES: u64 = 64;
 const SECTION_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const SYMBOL_BYTES: usize = 24;
@@ -148,6 +149,22 @@ impl<'a> Elf<'a> {
             range.start < range.end
         });
         Ok(())
+    }
+
+    /// The ELF header and the program headers.
+    pub(super) fn headers(&self) -> [&'a [u8]; 2] {
+        let header = slice(self.bytes, 0, ELF_HEADER_BYTES).unwrap_or_default();
+        let offset = u64_at(self.bytes, 32).unwrap_or_default();
+        let count = usize::from(u16_at(self.bytes, 56).unwrap_or_default());
+        let size = (count * PROGRAM_HEADER_BYTES) as u64;
+        [header, slice(self.bytes, offset, size).unwrap_or_default()]
+    }
+
+    /// The sections of call frame information, as they are in the file; empty where there is none.
+    pub(super) fn frame_sections(&self) -> [&'a [u8]; 2] {
+        let names: [&[u8]; 2] = [b".debug_frame", b".zdebug_frame"];
+        let debug = names.iter().find_map(|name| self.contents(self.section(name)?));
+        [self.eh_frame().map_or(&[][..], |section| section.bytes), debug.unwrap_or_default()]
     }
 
     fn read_sections(&self) -> Option<Vec<Section<'a>>> {
