@@ -4,6 +4,7 @@
 mod arch;
 pub mod cli;
 pub mod command;
+pub mod doctor;
 pub mod files;
 pub mod kernel;
 pub mod messages;

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Instant};
 
 use profiler_daemon::{
     cli::Options,
-    command, messages,
+    command, doctor, messages,
     reader::child,
     run::{RunError, run},
 };
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     match arguments.next() {
         Some(first) if first == child::ARGUMENT => return child::main(),
         Some(first) if first == command::ARGUMENT => return command::main(arguments),
+        Some(first) if first == doctor::ARGUMENT => return doctor::main(arguments),
         _ => {}
     }
     let options = Options::from_command_line();

@@ -210,7 +210,8 @@ impl Tables {
     }
 }
 
-fn header(table: &UnwindTable) -> Table {
+/// Where the parts of a table from the reader are.
+pub(crate) fn header(table: &UnwindTable) -> Table {
     Table {
         base: table.base,
         pages: table.pages,
@@ -223,7 +224,7 @@ fn header(table: &UnwindTable) -> Table {
 }
 
 /// The reader may be anybody's by now: what it says has to make sense.
-fn is_sound(table: &UnwindTable) -> bool {
+pub(crate) fn is_sound(table: &UnwindTable) -> bool {
     table.blocks.len().is_multiple_of(BLOCK_BYTES) && table.pages > 0 && header(table).is_sound()
 }
 

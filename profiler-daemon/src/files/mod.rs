@@ -8,7 +8,7 @@ mod error;
 mod format;
 mod name;
 mod owner;
-mod printable;
+pub(crate) mod printable;
 mod quantity;
 mod report;
 mod sink;

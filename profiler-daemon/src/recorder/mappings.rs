@@ -67,11 +67,11 @@ impl Recorder {
                         self.symbolizer.want_table(key);
                     }
                 }
-                FileNews::Refused(mapping) => {
+                FileNews::Refused(mapping, _) => {
                     again.extend(self.waiting.files.remove(&mapping).unwrap_or_default());
                 }
                 FileNews::Table(key, table) => {
-                    self.tables.answered(key, table);
+                    self.tables.answered(key, table.ok());
                     // At once: many may come together, and only so many may wait.
                     changed.extend(self.tables.place(&mut self.sampler)?);
                     if !self.tables.is_awaited(&key) {

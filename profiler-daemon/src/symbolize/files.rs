@@ -99,11 +99,13 @@ impl Symbolizer {
                 }
             }
             Outcome::Answer(kind) => {
-                if let reply::Kind::Error(error) = kind {
-                    tracing::debug!("{error}");
-                }
+                let why = match kind {
+                    reply::Kind::Error(error) => error,
+                    _ => "the reader gave no sensible answer".to_owned(),
+                };
+                tracing::debug!("{why}");
                 *state = MappedFile::Failed;
-                self.news.push(FileNews::Refused(mapping));
+                self.news.push(FileNews::Refused(mapping, why));
             }
             // The next reader is asked.
             Outcome::Failed(Failure::Lost) => {}
@@ -114,8 +116,8 @@ impl Symbolizer {
                     said(failure)
                 );
                 *state = MappedFile::Failed;
-                self.news.push(FileNews::Refused(mapping));
                 self.warn(&text);
+                self.news.push(FileNews::Refused(mapping, text));
             }
         }
     }

@@ -21,10 +21,10 @@ const VDSO: &str = "[vdso]";
 pub enum FileNews {
     /// The file behind a mapping is known.
     Opened(MappingId, FileKey),
-    /// The file behind a mapping cannot be known.
-    Refused(MappingId),
-    /// A file's unwind table; `None`: there is none.
-    Table(FileKey, Option<UnwindTable>),
+    /// The file behind a mapping cannot be known; and why.
+    Refused(MappingId, String),
+    /// A file's unwind table, or why there is none.
+    Table(FileKey, Result<UnwindTable, String>),
 }
 
 impl Symbolizer {
@@ -64,7 +64,8 @@ impl Symbolizer {
     /// Asks something of the tables lane, once the file is open there.
     fn ask_of_tables(&mut self, key: FileKey, kind: request::Kind, mark: Mark) {
         let Some(file) = self.files.get_mut(&key).filter(|file| !file.refused) else {
-            self.news.push(FileNews::Table(key, None));
+            let why = "it cannot be opened any more".to_owned();
+            self.news.push(FileNews::Table(key, Err(why)));
             return;
         };
         let is_sent = file.is_open_or_asked(key, &mut self.link)
@@ -92,7 +93,7 @@ impl Symbolizer {
         let answers: Vec<_> = self.cache.iter().flat_map(Cache::answers).collect();
         for (key, digest, table) in answers {
             match table {
-                Some(table) => self.news.push(FileNews::Table(key, Some(table))),
+                Some(table) => self.news.push(FileNews::Table(key, Ok(table))),
                 None => self.ask_for_table(key, Some(digest)),
             }
         }
@@ -114,23 +115,22 @@ impl Symbolizer {
                 if let Some((cache, digest)) = self.cache.as_ref().zip(digest) {
                     cache.put(key, digest, table.clone());
                 }
-                Some(table)
+                Ok(table)
             }
-            Outcome::Answer(kind) => {
-                if let reply::Kind::Error(error) = kind {
-                    tracing::debug!("{error}");
-                }
-                None
+            Outcome::Answer(reply::Kind::Error(error)) => {
+                tracing::debug!("{error}");
+                Err(error)
             }
+            Outcome::Answer(_) => Err("the reader gave no sensible answer".to_owned()),
             Outcome::Failed(Failure::Lost) => return self.want_table(key),
             Outcome::Failed(failure) => {
+                let said = said(failure);
                 if let Some(file) = self.files.get(&key) {
                     let path = &file.open.path;
-                    let said = said(failure);
                     let text = format!("{path} has no unwind table: the reader {said} over it");
                     self.warn(&text);
                 }
-                None
+                Err(format!("the reader {said} over it"))
             }
         };
         self.news.push(FileNews::Table(key, table));
