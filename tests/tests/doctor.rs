@@ -26,6 +26,8 @@ fn files_with_rules_and_without() {
     let library =
         Program::build_with("tiny.c", &[&none[..], &["-shared", "-fPIC", "-nostdlib"]].concat());
     let program = Program::build_with("linked.c", &["-O2", "-Wl,--no-as-needed", library.arg()]);
+    // It may have to be built, while the program runs on.
+    rprofd::binary();
     let running = program.start(&[]);
     let (status, text, errors) = doctor(&["--pid", &running.pid().to_string()]);
     assert_eq!((status, errors.as_str()), (Some(0), ""), "{text}");

@@ -9,6 +9,7 @@ use std::{
     io::IsTerminal,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +22,7 @@ use super::{
     printable::{cut_middle, escape, left, right},
     quantity,
 };
-use crate::profile::{Kind, Outcomes, top::Top};
+use crate::profile::{Kind, Outcomes, Process, top::Top};
 
 /// Functions that are shown.
 const FUNCTIONS: usize = 10;
@@ -100,6 +101,8 @@ pub struct Summary {
     losses: BTreeMap<&'static str, u64>,
     windows: usize,
     empty_windows: usize,
+    /// An empty text.
+    empty: Arc<str>,
 }
 
 impl Summary {
@@ -126,7 +129,8 @@ impl Summary {
         }
         self.windows += 1;
         self.top.unite(&top);
-        for row in rows {
+        for mut row in rows {
+            row.process = self.name_alone(&row.process);
             let files = usize::from(row.file.is_some());
             match self.rows.get_mut(&row.group) {
                 None => {
@@ -149,6 +153,19 @@ impl Summary {
         self.everything = everything.or(self.everything.take());
         self.first_look = first_look.or(self.first_look.take());
         self.failures.extend(failures.iter().map(ToString::to_string));
+    }
+
+    /// Of a process what the table shows: a run may see very many, and remembers each to its end.
+    fn name_alone(&self, process: &Process) -> Arc<Process> {
+        let empty = || Arc::clone(&self.empty);
+        Arc::new(Process {
+            pid: process.pid,
+            start_ns: process.start_ns,
+            comm: Arc::clone(&process.comm),
+            exe: empty(),
+            cmdline: empty(),
+            cgroup: empty(),
+        })
     }
 
     /// Whether something could not be written.

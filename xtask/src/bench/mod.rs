@@ -94,7 +94,7 @@ const ENTRIES: [Entry; 18] = [
     },
     Entry {
         name: "unwind-tables",
-        about: "making the unwind tables of libc and of the biggest library found",
+        about: "making the unwind tables of libc, of a library of 200,000 functions, of the biggest found",
         run: unwind_tables::run,
     },
     Entry {
