@@ -594,4 +594,65 @@ mod tests {
         assert_eq!(step(LEAF, &Rule::UNSUPPORTED).0, Step::End(Outcome::UnsupportedRule));
         assert_eq!(step(LEAF, &Rule::only(200)).0, Step::End(Outcome::UnsupportedRule));
     }
+
+    /// Whatever rules and memory say, a step ends, and what it leaves is fit for the next one.
+    #[test]
+    fn hostile_rules_and_memory_are_walked() {
+        struct Noise(core::cell::Cell<u64>);
+        impl Noise {
+            fn next(&self) -> u64 {
+                let mut it = self.0.get();
+                it ^= it << 13;
+                it ^= it >> 7;
+                it ^= it << 17;
+                self.0.set(it);
+                it
+            }
+        }
+        impl Memory for Noise {
+            fn pair(&self, avma: u64) -> Option<[u64; 2]> {
+                Some([self.word(avma)?, self.word(avma)?])
+            }
+
+            fn word(&self, avma: u64) -> Option<u64> {
+                match self.next() % 16 {
+                    0 => None,
+                    1 => Some(0),
+                    2 => Some(u64::MAX),
+                    3 => Some(avma),
+                    // Stacks grow down: such a word keeps the walk going.
+                    _ => Some(avma.wrapping_add(self.next() % 64 * 8)),
+                }
+            }
+
+            fn register(&self, number: u32) -> Option<u64> {
+                (number < 16).then(|| self.next())
+            }
+        }
+        let noise = Noise(core::cell::Cell::new(0x9e37_79b9_7f4a_7c15));
+        let one_in = |n: u64| noise.next().is_multiple_of(n);
+        let mut steps = 0;
+        for _ in 0..40_000 {
+            let word = || noise.next() & if one_in(16) { u64::MAX } else { 0xffff_fff8 };
+            let registers = Registers { pc: word(), sp: word(), fp: word(), aux: word() };
+            let mut walk = Walk::new(&registers);
+            for _ in 0..64 {
+                let rule = Rule {
+                    cfa: if one_in(2) { cfa::SP } else { (noise.next() % 17) as u8 },
+                    register: noise.next() as u8 % 20,
+                    fp: noise.next() as u8 % 6,
+                    aux: noise.next() as u8 % 6,
+                    offset: noise.next() as i32 & if one_in(8) { -1 } else { 0xf8 },
+                    fp_offset: noise.next() as i16,
+                    aux_offset: noise.next() as i16,
+                    extra: noise.next() as i32,
+                };
+                let Step::Caller(pc) = walk.step(&noise, &rule, one_in(2)) else { break };
+                assert_ne!(pc, 0);
+                let _ = walk.avma();
+                steps += 1;
+            }
+        }
+        assert!(steps > 20_000, "{steps}: hardly any walk took a step");
+    }
 }
