@@ -13,7 +13,7 @@ use std::{
 use clap::{Parser, builder::RangedU64ValueParser};
 use profiler_ebpf::unwind::{
     rule::cfa,
-    table::{BLOCK_BYTES, BLOCK_WORDS, Block, Blocks},
+    table::{BLOCK_BYTES, Block, Blocks, block_of},
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -259,19 +259,7 @@ fn wait(symbolizer: &Symbolizer) -> Result<(), DoctorError> {
 /// How many of a thousand bytes of a file's code have a rule.
 fn covered(table: &UnwindTable, file: &FileInfo) -> u64 {
     let header = header(table);
-    let blocks = TableBlocks(
-        table
-            .blocks
-            .chunks_exact(BLOCK_BYTES)
-            .map(|bytes| {
-                let mut block = [0; BLOCK_WORDS];
-                for (word, bytes) in block.iter_mut().zip(bytes.as_chunks().0) {
-                    *word = u32::from_le_bytes(*bytes);
-                }
-                block
-            })
-            .collect(),
-    );
+    let blocks = TableBlocks(table.blocks.chunks_exact(BLOCK_BYTES).map(block_of).collect());
     let (mut all, mut with_rule) = (0_u64, 0_u64);
     for segment in &file.segments {
         for svma in

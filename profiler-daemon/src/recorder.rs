@@ -45,8 +45,8 @@ const HOLD_BACK_NS: u64 = 50_000_000;
 /// How often samples are fetched.
 const FETCH: Duration = Duration::from_millis(200);
 
-/// How often what is not needed any more is forgotten.
-const FORGET: Duration = Duration::from_secs(2);
+/// How often the kernel side is told of processes that have ended.
+const WITHDRAW: Duration = Duration::from_secs(2);
 
 /// Stacks of an epoch are forgotten when they take this many bytes.
 const RAW_STACK_BYTES: usize = 16 << 20;
@@ -79,7 +79,7 @@ pub struct Recorder {
     losses_before: Losses,
     closing: VecDeque<Closing>,
     fetched: Instant,
-    forgot: Instant,
+    withdrew: Instant,
     samples: u64,
     stopping: bool,
     skip_names: bool,
@@ -154,7 +154,7 @@ impl Recorder {
             losses_before: Losses::default(),
             closing: VecDeque::new(),
             fetched: Instant::now(),
-            forgot: Instant::now(),
+            withdrew: Instant::now(),
             samples: 0,
             stopping: false,
             skip_names: false,
@@ -220,7 +220,10 @@ impl Recorder {
             self.take_orders()?;
             self.take_side_band();
             self.serve_reader()?;
-            if much_waits || self.fetched.elapsed() >= FETCH || self.stopping {
+            if much_waits {
+                self.drain();
+            }
+            if self.fetched.elapsed() >= FETCH || self.stopping {
                 self.fetch()?;
             }
             if let Some(window) = self.settings.window
@@ -230,8 +233,8 @@ impl Recorder {
                 self.close_window()?;
             }
             self.hand_out();
-            if self.forgot.elapsed() >= FORGET {
-                self.forget();
+            if self.withdrew.elapsed() >= WITHDRAW {
+                self.withdraw_ended();
             }
             if self.stopping && self.closing.is_empty() {
                 break;
@@ -324,10 +327,8 @@ impl Recorder {
         self.watch_reader()
     }
 
-    /// Takes what waits in the ring, and attributes the samples that are old enough.
-    fn fetch(&mut self) -> Result<(), RecordError> {
-        let now_ns = clock::boot_ns();
-        self.fetched = Instant::now();
+    /// Takes what waits in the ring.
+    fn drain(&mut self) {
         let Self { sampler, raw, queue, samples, settings, .. } = self;
         let before = *samples;
         sampler.drain(|record| match record {
@@ -342,10 +343,18 @@ impl Recorder {
             }
         });
         if before == 0 && *samples > 0 {
+            let now_ns = clock::boot_ns();
             let age = queue.front().map_or(0, |(sample, _)| now_ns.saturating_sub(sample.time_ns));
             let after = settings.started.elapsed().saturating_sub(Duration::from_nanos(age));
             tracing::info!("first sample after {} ms", after.as_millis());
         }
+    }
+
+    /// Takes what waits in the ring, and attributes the samples that are old enough.
+    fn fetch(&mut self) -> Result<(), RecordError> {
+        let now_ns = clock::boot_ns();
+        self.fetched = Instant::now();
+        self.drain();
         self.attribute(now_ns.saturating_sub(HOLD_BACK_NS))?;
         if self.raw.bytes() > RAW_STACK_BYTES {
             self.next_epoch()?;

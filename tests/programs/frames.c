@@ -98,6 +98,18 @@ __attribute__((noinline)) static void released(void) {
     sink += 2;
 }
 
+static void *outlives(void *argument) {
+    busy(3 * SECONDS);
+    exit(0);
+}
+
+// The first thread ends, and the process goes on.
+__attribute__((noinline)) static void outlived(void) {
+    pthread_t other;
+    pthread_create(&other, NULL, outlives, NULL);
+    pthread_exit(NULL);
+}
+
 static void *short_thread(void *argument) {
     work(20000);
     sink++;
@@ -160,6 +172,8 @@ int main(int argc, char **argv) {
         phases(threads);
     else if (strcmp(shape, "vforks") == 0)
         phases(vforks);
+    else if (strcmp(shape, "outlived") == 0)
+        outlived();
     else if (strcmp(shape, "released") == 0)
         released();
     else if (strcmp(shape, "prologues") == 0)

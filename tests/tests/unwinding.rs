@@ -204,6 +204,24 @@ fn first_samples_of_a_new_program() {
 }
 
 #[test]
+fn a_thread_that_outlives_the_first() {
+    if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
+        return;
+    }
+    let _alone = alone();
+    let dir = TestDir::new("unwinding-outlived");
+    let program = Program::build_with("frames.c", &FLAGS);
+    let run = Rprofd::new(&dir).args(["--user-only", "--", program.arg(), "outlived"]).run();
+    let profile = run.expect_success().all();
+    let whole = profile.total_where("samples", |sample| {
+        let frames = profile.frames(sample);
+        frames.contains(&"busy") && frames.contains(&"outlives")
+    });
+    // 6 s at 99 Hz.
+    assert!(whole > 500, "{whole} samples: {:#?}", profile.stacks());
+}
+
+#[test]
 fn tables_are_kept_for_the_next_run() {
     if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
         return;

@@ -7,7 +7,7 @@ use profiler_ebpf::{
     config,
     unwind::{
         rule::Rule,
-        table::{BLOCK_BYTES, BLOCK_WORDS, Block, Blocks, SLAB_BLOCKS, Table},
+        table::{BLOCK_BYTES, Block, Blocks, SLAB_BLOCKS, Table, block_of},
     },
 };
 
@@ -89,11 +89,8 @@ impl TableMap {
             return Ok(None);
         };
         for (number, bytes) in (first..).zip(words.chunks_exact(BLOCK_BYTES)) {
-            let mut block = [0; BLOCK_WORDS];
-            for (word, bytes) in block.iter_mut().zip(bytes.as_chunks().0) {
-                *word = u32::from_le_bytes(*bytes);
-            }
-            self.blocks[(number / SLAB_BLOCKS) as usize].set(number % SLAB_BLOCKS, block);
+            let slab = &mut self.blocks[(number / SLAB_BLOCKS) as usize];
+            slab.set(number % SLAB_BLOCKS, block_of(bytes));
         }
         self.tables.set(slot, Table { first, blocks: count, ..*table });
         Ok(Some(Placed { slot, first, blocks: count }))

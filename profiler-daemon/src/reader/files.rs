@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::debug_file::{DebugFile, Origin, find};
 use super::elf::{ElfError, Image};
 use super::name_table::clean;
-use super::protocol::{FileInfo, FileKey, Open};
+use super::protocol::{FileInfo, FileKey, Open, VDSO};
 use super::target_path::{PathError, Root, open_regular, unescape};
 
 /// The most files kept open; each may hold its debug file open, too.
@@ -27,9 +27,6 @@ const DIGEST_SHOWN_BYTES: usize = 20;
 
 /// How many times its size compressed debug information takes, at most in practice.
 const DECOMPRESSED_FACTOR: u64 = 5;
-
-/// What the vDSO is called in `/proc/PID/maps`.
-const VDSO: &str = "[vdso]";
 
 /// The largest vDSO that is copied, in bytes; x86_64's is two pages.
 const MAX_VDSO_BYTES: u64 = 1 << 20;
@@ -317,7 +314,7 @@ fn digest(file: &File, size_bytes: u64) -> std::io::Result<String> {
 }
 
 /// Bytes as lower-case hexadecimal digits.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         write!(text, "{byte:02x}").expect("writing to a string cannot fail");
         text

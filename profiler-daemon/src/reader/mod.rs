@@ -10,7 +10,7 @@ mod dwarf;
 mod elf;
 mod file_namer;
 mod file_pages;
-mod files;
+pub(crate) mod files;
 mod kallsyms;
 mod lane;
 pub mod link;

@@ -26,6 +26,9 @@ pub const MAX_ADDRESSES: usize = 16_384;
 /// keeps nothing else beside it, and forgets it after the request.
 pub const HEAVY_BYTES: u64 = 8 << 20;
 
+/// What the vDSO is called in `/proc/PID/maps`, and so in [`Open::path`].
+pub const VDSO: &str = "[vdso]";
+
 /// A question to the reader.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {

@@ -56,7 +56,7 @@ impl Recorder {
     }
 
     /// Asks for the names of what was seen for the first time.
-    fn want_names(&mut self) {
+    pub(super) fn want_names(&mut self) {
         let Self { aggregate, symbolizer, table, .. } = self;
         let from = aggregate.take_new_places();
         for place in &aggregate.places[from..] {

@@ -110,6 +110,7 @@ impl Recorder {
         for Copied { sample, .. } in old {
             self.attribute_sample(sample, None)?;
         }
+        self.want_names();
         Ok(())
     }
 

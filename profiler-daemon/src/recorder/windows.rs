@@ -100,14 +100,17 @@ impl Recorder {
         }
     }
 
-    /// Has the kernel side forget processes that have ended, and forgets what no window needs any
-    /// more.
-    pub(super) fn forget(&mut self) {
-        self.forgot = Instant::now();
+    /// Has the kernel side forget the mappings of processes that have ended. Their verdicts stay: of
+    /// some, only the first thread has ended.
+    pub(super) fn withdraw_ended(&mut self) {
+        self.withdrew = Instant::now();
         for pid in self.table.take_ended(clock::boot_ns()) {
-            self.sampler.forget_target(pid);
             self.sampler.withdraw(pid);
         }
+    }
+
+    /// Forgets what no window needs any more.
+    fn forget(&mut self) {
         let mut keep = self.aggregate.lives();
         for closing in &self.closing {
             keep.extend(closing.aggregate.lives());

@@ -8,13 +8,10 @@ use crate::{
     process::MappingId,
     reader::{
         link::{Failure, LaneName, Outcome},
-        protocol::{FileKey, Unwind, UnwindDigest, UnwindTable, reply, request},
+        protocol::{FileKey, Unwind, UnwindDigest, UnwindTable, VDSO, reply, request},
     },
     unwind::cache::{Cache, Digest},
 };
-
-/// What the vDSO is called in `/proc/PID/maps`.
-const VDSO: &str = "[vdso]";
 
 /// What the reader said of a file.
 #[derive(Debug)]

@@ -15,7 +15,10 @@ use std::{
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::reader::protocol::{FileKey, UnwindTable};
+use crate::reader::{
+    files::hexadecimal,
+    protocol::{FileKey, UnwindTable},
+};
 
 /// What an entry begins with.
 const MARK: [u8; 8] = *b"rprofd\0u";
@@ -94,8 +97,7 @@ impl Store {
         }
         hasher.update(key.encode_to_vec());
         hasher.update(digest);
-        let name: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        self.dir.join(name)
+        self.dir.join(hexadecimal(&hasher.finalize()))
     }
 
     /// The table of a file, if it is there and whole.

@@ -43,6 +43,15 @@ const HALVINGS: u32 = BLOCK_WORDS.trailing_zeros();
 /// A block.
 pub type Block = [u32; BLOCK_WORDS];
 
+/// The block of these little-endian words; what is missing of it is 0.
+pub fn block_of(bytes: &[u8]) -> Block {
+    let mut block = [0; BLOCK_WORDS];
+    for (word, bytes) in block.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u32::from_le_bytes(*bytes);
+    }
+    block
+}
+
 /// Where blocks are.
 pub trait Blocks {
     /// The block with this number.
