@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "BPF helpers and map values are raw pointers")]
 
 mod cpu;
+mod exec;
 mod fork;
 mod maps;
 mod registers;

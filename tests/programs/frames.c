@@ -5,6 +5,7 @@
 #include <alloca.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -99,11 +100,22 @@ __attribute__((noinline)) static void released(void) {
 }
 
 static void *outlives(void *argument) {
-    busy(3 * SECONDS);
+    sleep(5);
+    busy(SECONDS);
     exit(0);
 }
 
-// The first thread ends, and the process goes on.
+// Becomes another program, which is itself, `rounds` times.
+__attribute__((noinline)) static void execs(int rounds) {
+    char left[16];
+    busy(SECONDS / 20);
+    snprintf(left, sizeof left, "%d", rounds - 1);
+    if (rounds > 0)
+        execl("/proc/self/exe", "frames", "execs", left, NULL);
+    sink += 2;
+}
+
+// The first thread ends, and the process goes on after a while.
 __attribute__((noinline)) static void outlived(void) {
     pthread_t other;
     pthread_create(&other, NULL, outlives, NULL);
@@ -172,6 +184,8 @@ int main(int argc, char **argv) {
         phases(threads);
     else if (strcmp(shape, "vforks") == 0)
         phases(vforks);
+    else if (strcmp(shape, "execs") == 0)
+        execs(atoi(argv[2]));
     else if (strcmp(shape, "outlived") == 0)
         outlived();
     else if (strcmp(shape, "released") == 0)

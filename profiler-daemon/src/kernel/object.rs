@@ -35,7 +35,7 @@ pub(super) struct Object {
     pub(super) records: RingBuf<MapData>,
     pub(super) log: Option<EbpfLogger<&'static dyn log::Log>>,
     pub(super) cpu: ProgramFd,
-    /// Holds the programs and the tracepoint's link.
+    /// Holds the programs and the tracepoints' links.
     _programs: Ebpf,
 }
 
@@ -68,6 +68,9 @@ impl Object {
         if load.config.follow != 0 {
             fork.attach("sched_process_fork").map_err(|error| from_aya(&error))?;
         }
+        let exec: &mut RawTracePoint = program(&mut ebpf, "exec")?;
+        exec.load().map_err(|error| from_aya(&error))?;
+        exec.attach("sched_process_exec").map_err(|error| from_aya(&error))?;
         let cpu: &mut PerfEvent = program(&mut ebpf, "cpu")?;
         cpu.load().map_err(|error| from_aya(&error))?;
         let cpu = cpu.fd().map_err(|error| from_aya(&error))?.try_clone();

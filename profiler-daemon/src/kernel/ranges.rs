@@ -47,6 +47,10 @@ impl RangeMap {
             && process.count == count
             && self.differs_in_tables_alone(process.first, ranges)
         {
+            // An `exec` of a program that is always mapped at the same place.
+            if processes.get(&pid, 0).is_err() {
+                let _ = processes.insert(pid, process, 0);
+            }
             return;
         }
         let size = count.max(SMALLEST_RUN).checked_next_power_of_two();

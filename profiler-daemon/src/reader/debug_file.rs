@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::elf::Image;
 use super::target_path::{Root, open_regular};
@@ -41,6 +42,8 @@ pub(super) struct DebugFile {
     pub(super) path: PathBuf,
     /// The CRC-32 it must have, if build IDs do not prove that it belongs to the binary.
     pub(super) crc: Option<u32>,
+    /// Whether it has it, once that was looked at.
+    crc_agrees: OnceLock<bool>,
     /// Its debug information may be read: it does not refer to further files, or an
     /// administrator put it where it is.
     pub(super) debug_is_safe: bool,
@@ -116,13 +119,18 @@ fn accept(image: &Image, file: File, path: PathBuf, trusted: bool) -> Option<Deb
     };
     let debug_is_safe = trusted || !candidate.debug.refers_elsewhere;
     let compressed = candidate.debug.compressed;
-    Some(DebugFile { file, size_bytes, compressed, path, crc, debug_is_safe })
+    let crc_agrees = OnceLock::new();
+    Some(DebugFile { file, size_bytes, compressed, path, crc, crc_agrees, debug_is_safe })
 }
 
 impl DebugFile {
-    /// Whether the checksum that `.gnu_debuglink` states is the file's. Reads the whole file.
+    /// Whether the checksum that `.gnu_debuglink` states is the file's. Reads the whole file, the
+    /// first time.
     pub(super) fn checksum_agrees(&self) -> bool {
-        let Some(expected) = self.crc else { return true };
+        self.crc.is_none_or(|crc| *self.crc_agrees.get_or_init(|| self.has_checksum(crc)))
+    }
+
+    fn has_checksum(&self, expected: u32) -> bool {
         let Ok(mut file) =
             open_regular(Path::new(&super::target_path::descriptor_path(&self.file)))
         else {

@@ -3,6 +3,7 @@
 //! blazesym reads this file too, but drops the modules' names.
 
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 
 use super::name_table::{Line, NameTable};
 
@@ -24,6 +25,8 @@ pub(super) struct Kallsyms {
     symbols: Vec<Symbol>,
     /// `name\tmodule` or `name`, each ended by a newline.
     text: String,
+    /// Addresses of the kernel's own code.
+    own_code: Range<u64>,
     hidden: bool,
 }
 
@@ -56,6 +59,11 @@ impl Kallsyms {
             let Some((address, kind, name)) = split(&line) else { continue };
             seen += 1;
             zero += usize::from(address == 0);
+            match name {
+                "_stext" => table.own_code.start = address,
+                "_etext" => table.own_code.end = address,
+                _ => {}
+            }
             if address == 0 || table.text.len() > MAX_TEXT_BYTES {
                 continue;
             }
@@ -76,6 +84,12 @@ impl Kallsyms {
         table.symbols.shrink_to_fit();
         table.text.shrink_to_fit();
         Ok(table)
+    }
+
+    /// Whether the symbol at an address stays the same as long as the kernel runs, as those of
+    /// modules and BPF programs do not.
+    pub(super) fn is_lasting(&self, address: u64) -> bool {
+        self.own_code.contains(&address)
     }
 
     /// Gives each address the symbol that it lies behind.
@@ -118,10 +132,12 @@ mod tests {
 
     const FILE: &[u8] = b"0000000000000000 A fixed_percpu_data\n\
         ffffffff81000000 T _text\n\
+        ffffffff81000000 T _stext\n\
         ffffffff81000000 t startup\n\
         ffffffff81000100 T do_work\n\
         ffffffff81000200 D some_data\n\
         bad line\n\
+        ffffffff81000800 T _etext\n\
         ffffffffc0000000 t nf_input\t[nf_tables]\n\
         ffffffffc0001000 t bpf_prog_6deef7357e7b4530\t[bpf]\n";
 
@@ -134,6 +150,16 @@ mod tests {
         assert_eq!(table.find(0xffff_ffff_c000_0010), Some(("nf_input", "[nf_tables]")));
         assert_eq!(table.find(0x1000), None);
         assert!(!table.hidden);
+    }
+
+    #[test]
+    fn the_kernels_own_code_lasts() {
+        let table = Kallsyms::parse(&mut &FILE[..]).unwrap();
+        assert!(table.is_lasting(0xffff_ffff_8100_0100));
+        for address in [0xffff_ffff_80ff_ffff, 0xffff_ffff_8100_0800, 0xffff_ffff_c000_0010] {
+            assert!(!table.is_lasting(address));
+        }
+        assert!(!Kallsyms::parse(&mut &b"ffffffff81000000 T do_work\n"[..]).unwrap().is_lasting(0));
     }
 
     #[test]

@@ -24,10 +24,11 @@ const KEPT_PERF_MAPS: usize = 8;
 /// Perf maps kept between requests together, in bytes.
 const KEPT_PERF_MAP_BYTES: usize = 16 << 20;
 
-/// After how long without a request everything is given up.
+/// After how long without a request all is given up but the kernel's symbols: they take little,
+/// and the kernel much time to print them.
 const REST_AFTER: Duration = Duration::from_secs(5);
 
-/// How long the kernel's symbols are kept: modules and BPF programs come and go.
+/// How long the symbols of modules and BPF programs hold good: they come and go.
 const KERNEL_KEPT: Duration = Duration::from_secs(30);
 
 /// Why a naming request has no answer.
@@ -128,7 +129,11 @@ impl Namer {
     fn name_kernel(&mut self, request: &NameKernel) -> Result<Names, NameError> {
         check_count(&request.addresses)?;
         let mut names = NameTable::new(request.addresses.len());
-        if self.kernel.as_ref().is_none_or(|(read, _)| read.elapsed() > KERNEL_KEPT) {
+        let is_good = |(read, kernel): &(Instant, Kallsyms)| {
+            read.elapsed() <= KERNEL_KEPT
+                || request.addresses.iter().all(|address| kernel.is_lasting(*address))
+        };
+        if !self.kernel.as_ref().is_some_and(is_good) {
             self.kernel = None;
             self.kernel = Some((Instant::now(), Kallsyms::read().map_err(NameError::Kernel)?));
         }
@@ -193,13 +198,12 @@ impl Answer for Namer {
     }
 
     fn rest_after(&self) -> Option<Duration> {
-        let holds = !self.loaded.is_empty() || self.kernel.is_some() || !self.perf_maps.is_empty();
+        let holds = !self.loaded.is_empty() || !self.perf_maps.is_empty();
         holds.then_some(REST_AFTER)
     }
 
     fn rest(&mut self) {
         self.loaded = Vec::new();
-        self.kernel = None;
         self.perf_maps = Vec::new();
         sys::trim_heap();
     }
