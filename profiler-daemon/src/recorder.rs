@@ -68,8 +68,6 @@ pub struct Recorder {
     waiting: Waiting,
     control: Control,
     epoll: std::os::fd::OwnedFd,
-    /// How many readers' descriptors were put into `epoll`.
-    readers: u32,
     events: Vec<SideBand>,
     queue: VecDeque<(Sample, Option<Box<StackCopy>>)>,
     copies: Copies,
@@ -144,7 +142,6 @@ impl Recorder {
             waiting: Waiting::default(),
             control,
             epoll,
-            readers: 0,
             events: Vec::new(),
             queue: VecDeque::new(),
             copies: Copies::default(),
@@ -185,11 +182,7 @@ impl Recorder {
     }
 
     fn watch_reader(&mut self) -> Result<(), RecordError> {
-        if self.readers == self.symbolizer.readers_started() {
-            return Ok(());
-        }
-        self.readers = self.symbolizer.readers_started();
-        for fd in self.symbolizer.fds() {
+        for fd in self.symbolizer.new_fds() {
             let data = epoll::EventData::new_u64(ANYTHING);
             epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
                 .map_err(RecordError::of("epoll_ctl"))?;

@@ -8,8 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use profiler_daemon::reader::protocol::{
-    FileInfo, HEAVY_BYTES, NameFile, NameKernel, NamePerfMap, Names, Open, Process, Processes,
-    reply, request,
+    FileInfo, HEAVY_BYTES, NameFile, NameKernel, NamePerfMap, Names, Open, reply, request,
 };
 use support::{Mapped, Session, compile, mapping_of, objcopy, programs, run};
 
@@ -66,18 +65,15 @@ fn processes_and_their_mappings_are_read() {
     let program = c_program(directory.path());
     let mapped = Mapped::start(&program);
     let mut session = Session::start(&[]);
-    let all = session.processes(request::Kind::Processes(Processes {})).unwrap();
-    let in_list = all.iter().find(|process| process.pid == mapped.pid()).unwrap();
-    let process = Process { pid: mapped.pid() };
-    let alone = session.processes(request::Kind::Process(process)).unwrap().remove(0);
+    assert!(session.pids().contains(&mapped.pid()));
+    let alone = session.process(mapped.pid()).unwrap();
     assert_eq!(alone.comm, "program");
     assert_eq!(alone.cmdline, program.to_str().unwrap());
     assert_eq!(Path::new(&alone.exe), program);
     assert_eq!(alone.parent_pid, std::process::id());
     assert_eq!(alone.inner_pid, alone.pid);
-    assert_eq!((in_list.start_ticks, &in_list.mappings), (alone.start_ticks, &alone.mappings));
     assert!(alone.mappings.iter().any(|mapping| mapping.path == "[vdso]"));
-    session.processes(request::Kind::Process(Process { pid: 0 })).unwrap_err();
+    session.process(0).unwrap_err();
 }
 
 #[test]
@@ -118,6 +114,10 @@ fn a_deleted_file_is_opened_by_its_mapping() {
     let mut asked = mapping_of(&mut session, &mapped);
     fs::remove_file(&program).unwrap();
     asked.path.push_str(" (deleted)");
+    // Its mapping waits for a lock of the process's: not for the steady reader.
+    let error = session.open(asked.clone()).unwrap_err();
+    assert!(error.contains("is left to the other reader"), "{error}");
+    asked.anywhere = true;
     let info = session.open(asked).unwrap();
     assert_has_inlined_lines(&mut session, &info, &kept);
 }
@@ -277,7 +277,8 @@ fn a_perf_map_is_read_if_its_owner_may_speak_for_the_process() {
     let mut session = Session::start(&[]);
     let uid = rustix::process::geteuid().as_raw();
     let mut ask = |uid| {
-        let request = NamePerfMap { pid, inner_pid: pid, uid, avmas: vec![0x1008, 0x3000] };
+        let request =
+            NamePerfMap { pid, inner_pid: pid, uid, avmas: vec![0x1008, 0x3000], anywhere: false };
         session.names(request::Kind::NamePerfMap(request))
     };
     assert!(ask(uid).unwrap_err().contains(&format!("perf-{pid}.map")));
@@ -423,12 +424,12 @@ fn a_file_that_only_its_owner_may_read_is_named() {
 fn the_reader_ends_with_any_lane_and_not_by_an_interrupt() {
     for lane in 0..3 {
         let mut session = Session::start(&[]);
-        session.processes(request::Kind::Processes(Processes {})).unwrap();
+        session.pids();
         let pid = rustix::process::Pid::from_child(&session.reader.child);
         for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
             rustix::process::kill_process(pid, signal).unwrap();
         }
-        session.processes(request::Kind::Processes(Processes {})).unwrap();
+        session.pids();
         let reader = &session.reader;
         let lane = if lane == 0 { &reader.files } else { &reader.names[lane - 1] };
         lane.shutdown(std::net::Shutdown::Both).unwrap();
@@ -439,7 +440,7 @@ fn the_reader_ends_with_any_lane_and_not_by_an_interrupt() {
 #[test]
 fn all_threads_are_in_the_sandbox() {
     let mut session = Session::start(&[]);
-    session.processes(request::Kind::Processes(Processes {})).unwrap();
+    session.pids();
     let tasks = PathBuf::from(format!("/proc/{}/task", session.reader.child.id()));
     let mut nicenesses = Vec::new();
     for task in fs::read_dir(tasks).unwrap() {
@@ -473,7 +474,8 @@ fn a_heavy_file_is_named_as_a_light_one_is() {
     let offsets: Vec<u64> = (0..200).map(|n| start - 60 + n * 77 % 120).collect();
     let [light, heavy] = [&light, &heavy].map(|path| {
         let (mut session, info) = open_at(path);
-        (info.weight_bytes, name(&mut session, &info, offsets.clone()))
+        let names = name(&mut session, &info, offsets.clone());
+        (info.weight_bytes, Names { cpu_us: 0, ..names })
     });
     assert!(light.0 <= HEAVY_BYTES && heavy.0 > HEAVY_BYTES);
     assert!((0..offsets.len()).any(|index| shown(&light.1, index).contains("outer_function")));

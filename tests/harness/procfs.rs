@@ -16,12 +16,12 @@ pub fn children(pid: u32) -> Vec<u32> {
     children
 }
 
-/// The reader of the rprofd whose core is `core`: its child that runs the same executable.
-pub fn reader(core: u32) -> Option<u32> {
-    let exe = fs::read_link(format!("/proc/{core}/exe")).ok()?;
-    children(core)
-        .into_iter()
-        .find(|child| fs::read_link(format!("/proc/{child}/exe")).is_ok_and(|path| path == exe))
+/// The readers of the rprofd whose core is `core`: its children that run the same executable.
+pub fn readers(core: u32) -> Vec<u32> {
+    let Ok(exe) = fs::read_link(format!("/proc/{core}/exe")) else { return Vec::new() };
+    let is_reader =
+        |child: &u32| fs::read_link(format!("/proc/{child}/exe")).is_ok_and(|path| path == exe);
+    children(core).into_iter().filter(is_reader).collect()
 }
 
 /// Proportional set size, in bytes; 0 once the process has ended.

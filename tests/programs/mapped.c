@@ -1,5 +1,5 @@
 // mapped SECONDS FILE: runs a busy loop in a private mapping of FILE, so that a profiler finds
-// samples in a file that may be no ELF file at all.
+// samples in a file that may be no ELF file at all; in memory without a file if that is `-`.
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,12 +22,14 @@ int main(int argc, char **argv) {
     if (argc < 3)
         return 2;
     double seconds = atof(argv[1]);
-    int file = open(argv[2], O_RDONLY);
-    if (file < 0) {
+    int flags = MAP_PRIVATE, file = -1;
+    if (!strcmp(argv[2], "-"))
+        flags |= MAP_ANONYMOUS;
+    else if ((file = open(argv[2], O_RDONLY)) < 0) {
         perror(argv[2]);
         return 1;
     }
-    unsigned char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    unsigned char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, flags, file, 0);
     if (page == MAP_FAILED) {
         perror("mmap");
         return 1;

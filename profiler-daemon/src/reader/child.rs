@@ -19,7 +19,7 @@ use super::file_pages::FilePages;
 use super::files::{FileTable, MAX_OPEN_FILES};
 use super::lane::{Answer, serve};
 use super::names::Namer;
-use super::protocol::{ProcessList, reply, request};
+use super::protocol::{PidList, reply, request};
 use super::sandbox::{self, SandboxError};
 use super::unwinder::Unwinder;
 use super::wire::WireError;
@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rprofd: reader: {error}");
+            eprintln!("reader: {error}");
             ExitCode::FAILURE
         }
     }
@@ -107,7 +107,7 @@ fn run() -> Result<(), ChildError> {
 
     let missing = sandbox::drop_privileges()?;
     if !missing.is_empty() {
-        eprintln!("warning: some files will not be readable without {}", missing.join(", "));
+        eprintln!("some files will not be readable without {}", missing.join(", "));
     }
     // Only now: a change of user clears it (kernel/cred.c, commit_creds).
     set_parent_process_death_signal(Some(Signal::KILL))
@@ -153,7 +153,7 @@ fn start_lane<A: Answer>(
         let status = match serve(stream, &mut answerer()) {
             Ok(()) => 0,
             Err(error) => {
-                eprintln!("rprofd: reader: {error}");
+                eprintln!("reader: {error}");
                 1
             }
         };
@@ -202,15 +202,13 @@ struct Files {
 impl Answer for Files {
     fn answer(&mut self, request: request::Kind) -> reply::Kind {
         let result = match request {
-            request::Kind::Processes(_) => processes::list()
-                .map(reply::Kind::Processes)
+            request::Kind::Pids(_) => processes::pids()
+                .map(|pids| reply::Kind::Pids(PidList { pids }))
                 .map_err(|io_error| format!("/proc: {io_error}")),
             request::Kind::Process(process) => processes::read(process.pid)
-                .map(|process| reply::Kind::Processes(ProcessList { processes: vec![process] }))
+                .map(reply::Kind::Process)
                 .map_err(|error| error.to_string()),
-            request::Kind::Open(open) => {
-                self.table.open(&open).map(reply::Kind::File).map_err(|error| error.to_string())
-            }
+            request::Kind::Open(open) => return self.table.answer(&open),
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
             | request::Kind::NamePerfMap(_)

@@ -5,9 +5,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use super::child::{ARGUMENT, DEBUG_DIR, LANES, NAMES_LANES};
+use super::complaints::Complaints;
 use super::sys;
 
 /// The program that is running, even if its file was replaced or deleted.
@@ -32,7 +34,10 @@ pub enum ReaderError {
     },
 }
 
-/// A running reader. Dropping it kills the child and waits for its end.
+/// How long a killed reader's end is waited for.
+const LAST_BREATH: Duration = Duration::from_millis(100);
+
+/// A running reader. Dropping it kills the child.
 #[derive(Debug)]
 pub struct Reader {
     /// The child process.
@@ -43,6 +48,8 @@ pub struct Reader {
     pub names: [UnixStream; NAMES_LANES],
     /// The lane for unwind tables.
     pub tables: UnixStream,
+    /// What it says on standard error.
+    pub complaints: Complaints,
 }
 
 impl Reader {
@@ -53,8 +60,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`ReaderError`]. A child that starts and then fails says why on standard error and closes
-    /// its lanes.
+    /// [`ReaderError`]. A child that starts and then fails says why in [`Self::complaints`] and
+    /// closes its lanes.
     pub fn spawn(debug_dirs: &[PathBuf]) -> Result<Self, ReaderError> {
         Self::spawn_program(Path::new(THIS_PROGRAM), debug_dirs)
     }
@@ -81,22 +88,47 @@ impl Reader {
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            // One that cannot end must not keep open what is ours.
+            .stderr(Stdio::piped());
         // The pairs above hold the lowest free numbers, so those that the child gets are in use.
         sys::pass_descriptors(&mut command, sources.iter().map(AsRawFd::as_raw_fd).collect());
-        let child = command.spawn().map_err(|io_error| ReaderError::Start { io_error })?;
+        let mut child = command.spawn().map_err(|io_error| ReaderError::Start { io_error })?;
+        let complaints = Complaints::new(child.stderr.take())
+            .map_err(|io_error| ReaderError::Lanes { call: "fcntl(F_SETFL)", io_error })?;
         drop(of_child);
         let lanes: [UnixStream; LANES] = ours.try_into().expect("as many as were made");
         let [files, first, second, tables] = lanes;
-        Ok(Self { child, files, names: [first, second], tables })
+        Ok(Self { child, files, names: [first, second], tables, complaints })
+    }
+}
+
+impl Reader {
+    /// Kills the child. `None`: it has not ended yet, since it waits in the kernel for a file system
+    /// that does not answer, which nothing interrupts (`request_wait_answer` in `fs/fuse/dev.c`).
+    pub fn kill(&mut self) -> Option<ExitStatus> {
+        // Fails only if the child was waited for already.
+        let _ = self.child.kill();
+        let begin = Instant::now();
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if begin.elapsed() < LAST_BREATH => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                ended => return ended.ok().flatten(),
+            }
+        }
+    }
+
+    /// Whether a child that was killed has not ended yet.
+    pub fn is_stuck(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // Both fail only if the child was waited for already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

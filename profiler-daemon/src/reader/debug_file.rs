@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::elf::Image;
-use super::target_path::{Root, open_regular};
+use super::target_path::{Care, Root, open_regular};
 
 /// Where build IDs are found in a debug directory.
 const BUILD_ID_DIR: &str = ".build-id";
@@ -57,12 +57,21 @@ pub(super) struct Origin<'a> {
     pub(super) path: &'a Path,
 }
 
+/// Where debug files are looked for.
+pub(super) struct DebugPlaces<'a> {
+    /// Debug directories. An administrator named them: they are taken to answer.
+    pub(super) dirs: &'a [PathBuf],
+    /// Which files may be touched as a process sees them, or, without one, as we do.
+    pub(super) care: &'a dyn Fn(Option<u32>) -> std::io::Result<Care>,
+}
+
 /// Finds the debug file of a binary that has no debug information of its own.
 pub(super) fn find(
     image: &Image,
     origin: &Origin<'_>,
-    debug_dirs: &[PathBuf],
+    places: &DebugPlaces<'_>,
 ) -> Option<DebugFile> {
+    let DebugPlaces { dirs: debug_dirs, care } = *places;
     if image.debug.own {
         return None;
     }
@@ -97,10 +106,13 @@ pub(super) fn find(
                 .filter(|path| path != origin.path)
         })
     };
-    let roots = [Root::of_process(origin.pid), Root::ours()];
-    roots.into_iter().flatten().find_map(|root| {
+    [Some(origin.pid), None].into_iter().find_map(|pid| {
+        let care = care(pid).ok()?;
+        let root =
+            pid.map_or_else(|| Root::ours(care.clone()), |pid| Root::of_process(pid, care.clone()));
+        let root = root.ok()?;
         beside().chain(in_debug_dirs()).find_map(|path| {
-            let file = root.open_regular(&path).ok()?;
+            let file = root.open_linked(&path).ok()?;
             accept(image, file, path, false)
         })
     })

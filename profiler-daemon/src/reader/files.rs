@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{MemfdFlags, Stat, fstat, memfd_create};
 use sha2::{Digest, Sha256};
 
-use super::debug_file::{DebugFile, Origin, find};
+use super::debug_file::{DebugFile, DebugPlaces, Origin, find};
 use super::elf::{ElfError, Image};
+use super::mounts::Mounts;
 use super::name_table::clean;
-use super::protocol::{FileInfo, FileKey, Open, VDSO};
-use super::target_path::{PathError, Root, open_regular, unescape};
+use super::protocol::{FileInfo, FileKey, Open, VDSO, reply};
+use super::target_path::{Care, PathError, Root, open_regular, unescape};
 
 /// The most files kept open; each may hold its debug file open, too.
 pub(super) const MAX_OPEN_FILES: usize = 1_024;
@@ -36,7 +37,7 @@ const MAX_PATH_BYTES: usize = 4_096;
 
 /// Why a file could not be opened or described.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+enum FileError {
     /// Neither the mapping nor the path leads to the file any more.
     #[error("{path} of process {pid} is gone: {reason}")]
     Gone {
@@ -54,6 +55,16 @@ pub(super) enum FileError {
         path: String,
         /// What is wrong with it.
         error: ElfError,
+    },
+    /// It cannot be had without touching what may not answer.
+    #[error("{path} of process {pid} is left to the other reader: {reason}")]
+    Elsewhere {
+        /// The path asked for.
+        path: String,
+        /// The process asked for.
+        pid: u32,
+        /// What is in the way.
+        reason: PathError,
     },
     /// A system call on the open file failed.
     #[error("{path}: {call}: {io_error}")]
@@ -90,13 +101,13 @@ impl OpenFile {
         file: File,
         stat: &Stat,
         origin: &Origin<'_>,
-        debug_dirs: &[PathBuf],
+        places: &DebugPlaces<'_>,
     ) -> Result<Self, FileError> {
         let path = origin.path.to_string_lossy().into_owned();
         let key = key_of(stat);
         let image =
             Image::read(&file).map_err(|error| FileError::Elf { path: path.clone(), error })?;
-        let debug_file = image.as_ref().and_then(|image| find(image, origin, debug_dirs));
+        let debug_file = image.as_ref().and_then(|image| find(image, origin, places));
         let build_id = match &image {
             None => String::new(),
             Some(image) if !image.build_id.is_empty() => hexadecimal(&image.build_id),
@@ -135,6 +146,7 @@ fn weight_bytes(size_bytes: u64, image: Option<&Image>, debug_file: Option<&Debu
 pub(super) struct FileTable {
     slots: Mutex<Slots>,
     debug_dirs: Vec<PathBuf>,
+    mounts: Mounts,
     vdso: Option<Arc<OpenFile>>,
 }
 
@@ -149,23 +161,38 @@ impl FileTable {
     /// entered.
     pub(super) fn new(debug_dirs: Vec<PathBuf>) -> Self {
         let vdso = copy_vdso(&debug_dirs).ok().map(Arc::new);
-        Self { slots: Mutex::default(), debug_dirs, vdso }
+        // The vDSO's copy is a memory file.
+        let mounts = Mounts::new(vdso.as_ref().map_or(0, |vdso| vdso.info.key.device));
+        Self { slots: Mutex::default(), debug_dirs, mounts, vdso }
+    }
+
+    /// The mounts that processes see.
+    pub(super) fn mounts(&self) -> &Mounts {
+        &self.mounts
     }
 
     /// Answers [`Open`].
-    ///
-    /// # Errors
-    ///
-    /// [`FileError`].
-    pub(super) fn open(&self, request: &Open) -> Result<FileInfo, FileError> {
+    pub(super) fn answer(&self, request: &Open) -> reply::Kind {
+        match self.open(request) {
+            Ok(info) => reply::Kind::File(info),
+            Err(error @ FileError::Elsewhere { .. }) => reply::Kind::Elsewhere(error.to_string()),
+            Err(error) => reply::Kind::Error(error.to_string()),
+        }
+    }
+
+    fn open(&self, request: &Open) -> Result<FileInfo, FileError> {
         if request.path == VDSO {
             return self.vdso.as_ref().map(|vdso| vdso.info.clone()).ok_or(FileError::NoVdso);
         }
         let shown = clean(&request.path, MAX_PATH_BYTES);
-        let file = open_mapped(request).map_err(|reason| FileError::Gone {
-            path: shown.clone(),
-            pid: request.pid,
-            reason,
+        let found = if request.anywhere {
+            open_anywhere(request)
+        } else {
+            open_by_path(request, |pid| self.mounts.care(pid))
+        };
+        let file = found.map_err(|reason| match request.anywhere {
+            true => FileError::Gone { path: shown.clone(), pid: request.pid, reason },
+            false => FileError::Elsewhere { path: shown.clone(), pid: request.pid, reason },
         })?;
         let stat = fstat(&file).map_err(|errno| FileError::Call {
             path: shown,
@@ -177,7 +204,9 @@ impl FileTable {
         }
         let path = unescape(&request.path);
         let origin = Origin { pid: request.pid, path: &path };
-        let opened = OpenFile::new(file, &stat, &origin, &self.debug_dirs)?;
+        let care = |pid| if request.anywhere { Ok(Care::None) } else { self.mounts.care(pid) };
+        let places = DebugPlaces { dirs: &self.debug_dirs, care: &care };
+        let opened = OpenFile::new(file, &stat, &origin, &places)?;
         let info = opened.info.clone();
         self.insert(opened);
         Ok(info)
@@ -221,7 +250,7 @@ impl FileTable {
 }
 
 /// Opens a mapped file by its mapping, else by its path where what is found proves to be it.
-fn open_mapped(request: &Open) -> Result<File, PathError> {
+fn open_anywhere(request: &Open) -> Result<File, PathError> {
     let Open { pid, start, end, .. } = request;
     let by_mapping = format!("/proc/{pid}/map_files/{start:x}-{end:x}");
     let reason = match open_regular(Path::new(&by_mapping)) {
@@ -229,13 +258,42 @@ fn open_mapped(request: &Open) -> Result<File, PathError> {
         Ok(_) => PathError::Call { call: "open", errno: rustix::io::Errno::STALE },
         Err(reason) => reason,
     };
+    open_by_path(request, |_| Ok(Care::None)).map_err(|_| reason)
+}
+
+/// Opens a mapped file by its path below the process's root, then below ours. `care` says for a
+/// process, or for ourselves, which files may be touched.
+fn open_by_path(
+    request: &Open,
+    care: impl Fn(Option<u32>) -> std::io::Result<Care>,
+) -> Result<File, PathError> {
     let plain = unescape(&request.path);
-    let roots = [Root::of_process(request.pid), Root::ours()];
-    for root in roots.iter().flatten() {
-        for path in [Path::new(&request.path), &plain] {
-            let found = root.open_regular(path).ok();
-            if let Some(file) = found.filter(|file| is_identified(file, request)) {
-                return Ok(file);
+    let paths = [Path::new(&request.path), &plain];
+    // Few paths hold what looks like an escape.
+    let paths = &paths[..if paths[0] == paths[1] { 1 } else { 2 }];
+    let mut reason = PathError::Call { call: "open", errno: rustix::io::Errno::NOENT };
+    for pid in [Some(request.pid), None] {
+        let root = care(pid).map_err(PathError::Mounts).and_then(|care| match pid {
+            Some(pid) => Root::of_process(pid, care),
+            None => Root::ours(care),
+        });
+        let root = match root {
+            Ok(root) => root,
+            // What hangs for the process is not looked for elsewhere.
+            Err(error @ PathError::MayHang(_)) => return Err(error),
+            Err(error) => {
+                reason = error;
+                continue;
+            }
+        };
+        for path in paths {
+            match root.open_regular(path) {
+                Ok(file) if is_identified(&file, &root, request) => return Ok(file),
+                Ok(_) => {
+                    reason = PathError::Call { call: "open", errno: rustix::io::Errno::STALE };
+                }
+                Err(error @ PathError::MayHang(_)) => return Err(error),
+                Err(error) => reason = error,
             }
         }
     }
@@ -250,11 +308,13 @@ fn is_the_one_reported(file: &File, request: &Open) -> bool {
         || !matches!(Image::read(file), Ok(Some(image)) if image.build_id != request.build_id)
 }
 
-fn is_identified(file: &File, request: &Open) -> bool {
+fn is_identified(file: &File, root: &Root, request: &Open) -> bool {
     if request.build_id.is_empty() {
         return request.inode != 0
-            && fstat(file)
-                .is_ok_and(|stat| stat.st_ino == request.inode && stat.st_dev == request.device);
+            && fstat(file).is_ok_and(|stat| {
+                stat.st_ino == request.inode
+                    && (stat.st_dev == request.device || root.has_two_devices(file))
+            });
     }
     matches!(Image::read(file), Ok(Some(image)) if image.build_id == request.build_id)
 }
@@ -297,7 +357,10 @@ fn copy_vdso(debug_dirs: &[PathBuf]) -> Result<OpenFile, FileError> {
     copy.write_all_at(&bytes, 0).map_err(failed("pwrite"))?;
     let stat = fstat(&copy).map_err(|errno| failed("fstat")(errno.into()))?;
     let origin = Origin { pid: std::process::id(), path: Path::new(VDSO) };
-    OpenFile::new(copy, &stat, &origin, debug_dirs)
+    // Of no path: it is looked for in debug directories alone.
+    let places =
+        DebugPlaces { dirs: debug_dirs, care: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+    OpenFile::new(copy, &stat, &origin, &places)
 }
 
 /// A name for contents that carry none: not proof against forgery, as a build ID is not, either.

@@ -20,6 +20,10 @@ use super::{
 /// How long the reader may take for one request.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// The same for what takes well under a millisecond unless somebody prevents it: others wait behind
+/// it.
+const SHORT_DEADLINE: Duration = Duration::from_secs(3);
+
 /// The longest reply we take, in bytes: decoded, it takes several times its size.
 const MAX_REPLY_BYTES: usize = 16 << 20;
 
@@ -78,6 +82,7 @@ struct Waiting<T> {
     mark: T,
     /// When the request before it was answered, or it was sent: whichever was later.
     since: Instant,
+    deadline: Duration,
 }
 
 /// One connection.
@@ -104,8 +109,12 @@ impl<T> Lane<T> {
     fn send(&mut self, kind: request::Kind, mark: T) -> Result<(), WireError> {
         let id = self.next_id;
         self.next_id += 1;
+        let deadline = match kind {
+            request::Kind::Pids(_) | request::Kind::Process(_) => SHORT_DEADLINE,
+            _ => DEADLINE,
+        };
         self.unsent.extend(encode_message(&Request { id, kind: Some(kind) })?);
-        self.waiting.push_back(Waiting { id, mark, since: Instant::now() });
+        self.waiting.push_back(Waiting { id, mark, since: Instant::now(), deadline });
         self.flush()
     }
 
@@ -157,7 +166,7 @@ impl<T> Lane<T> {
     }
 
     fn is_late(&self) -> bool {
-        self.waiting.front().is_some_and(|waiting| waiting.since.elapsed() > DEADLINE)
+        self.waiting.front().is_some_and(|waiting| waiting.since.elapsed() > waiting.deadline)
     }
 
     /// Gives up: the first request without an answer failed so, the others are lost.
@@ -184,7 +193,13 @@ pub struct Link<T> {
     start_at: Instant,
     pause: Duration,
     started: u32,
+    complaints: Vec<String>,
+    /// Readers that were killed and cannot end: they wait in the kernel for what does not answer.
+    stuck: Vec<Reader>,
 }
+
+/// So many readers may be stuck; until one of them ends no other is started.
+const MOST_STUCK: usize = 8;
 
 impl<T> Link<T> {
     /// Starts a reader that looks for separate debug files in `debug_dirs`.
@@ -202,6 +217,8 @@ impl<T> Link<T> {
             start_at: Instant::now(),
             pause: FIRST_PAUSE,
             started: 0,
+            complaints: Vec::new(),
+            stuck: Vec::new(),
         };
         link.spawn()?;
         Ok(link)
@@ -235,7 +252,10 @@ impl<T> Link<T> {
 
     /// The descriptors that become readable when [`Self::poll`] has something to do.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.running.iter().flat_map(|running| running.lanes.iter().map(|lane| lane.stream.as_fd()))
+        self.running.iter().flat_map(|running| {
+            let lanes = running.lanes.iter().map(|lane| lane.stream.as_fd());
+            lanes.chain(running.reader.complaints.fd())
+        })
     }
 
     /// Sends a request; its answer comes from [`Self::poll`] with `mark`. While no reader runs the
@@ -272,6 +292,7 @@ impl<T> Link<T> {
                     }
                 };
             }
+            self.complaints.extend(running.reader.complaints.lines());
             if outcomes.len() > before {
                 self.pause = FIRST_PAUSE;
             }
@@ -281,6 +302,11 @@ impl<T> Link<T> {
             }
         }
         if self.running.is_none() && Instant::now() >= self.start_at {
+            self.stuck.retain_mut(Reader::is_stuck);
+            if self.stuck.len() >= MOST_STUCK {
+                self.delay();
+                return false;
+            }
             if let Err(error) = self.spawn() {
                 tracing::warn!("{error}");
                 self.delay();
@@ -291,6 +317,11 @@ impl<T> Link<T> {
         false
     }
 
+    /// What readers have said on standard error since the last call.
+    pub fn take_complaints(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.complaints)
+    }
+
     fn delay(&mut self) {
         self.start_at = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -299,14 +330,23 @@ impl<T> Link<T> {
     fn replace(&mut self, outcomes: &mut Vec<(T, Outcome)>) {
         let Some(Running { mut reader, lanes }) = self.running.take() else { return };
         let late = lanes.each_ref().map(Lane::is_late);
-        let _ = reader.child.kill();
-        let status = reader.child.wait();
+        let status = reader.kill();
+        self.complaints.extend(reader.complaints.lines());
         // A kill is somebody's doing (or ours); any other end is the fault of what was read.
         let died = match &status {
-            Ok(status) if status.signal() == Some(libc::SIGKILL) => Failure::Lost,
-            _ => Failure::Died,
+            Some(status) if status.signal() != Some(libc::SIGKILL) => Failure::Died,
+            _ => Failure::Lost,
         };
         tracing::debug!("reader {} ended: {status:?}", reader.child.id());
+        if status.is_none() {
+            self.stuck.push(reader);
+            if self.stuck.len() == MOST_STUCK {
+                tracing::warn!(
+                    "{MOST_STUCK} readers wait for file systems that do not answer; until one \
+                     ends nobody is started in their place"
+                );
+            }
+        }
         for (mut lane, late) in lanes.into_iter().zip(late) {
             lane.fail(if late { Failure::Late } else { died }, outcomes);
         }

@@ -5,6 +5,7 @@
 
 pub mod child;
 pub mod client;
+mod complaints;
 mod debug_file;
 mod dwarf;
 mod elf;
@@ -14,6 +15,7 @@ pub(crate) mod files;
 mod kallsyms;
 mod lane;
 pub mod link;
+mod mounts;
 mod name_table;
 mod names;
 mod perf_map;

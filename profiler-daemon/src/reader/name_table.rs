@@ -51,6 +51,7 @@ impl NameTable {
             strings: vec![String::new()],
             frames: vec![FrameNames::default(); addresses],
             warning: String::new(),
+            cpu_us: 0,
         };
         Self { names, indexes: HashMap::new(), strings_bytes: 0, all_lines: 0 }
     }

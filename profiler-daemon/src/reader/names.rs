@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use super::file_namer::{FileNamer, is_heavy};
 use super::file_pages::FilePages;
 use super::files::{FileTable, OpenFile};
@@ -146,7 +148,7 @@ impl Namer {
     fn name_perf_map(&mut self, request: &NamePerfMap) -> Result<Names, NameError> {
         check_count(&request.avmas)?;
         let mut names = NameTable::new(request.avmas.len());
-        let found = perf_map::find(request)?;
+        let found = perf_map::find(request, self.table.mounts())?;
         let version = found.version;
         let kept = self.perf_maps.iter().position(|(pid, _, _)| *pid == request.pid);
         let kept = kept.map(|index| self.perf_maps.remove(index));
@@ -182,11 +184,12 @@ impl Namer {
 
 impl Answer for Namer {
     fn answer(&mut self, request: request::Kind) -> reply::Kind {
+        let before = thread_cpu_time();
         let result = match request {
             request::Kind::NameFile(request) => self.name_file(&request),
             request::Kind::NameKernel(request) => self.name_kernel(&request),
             request::Kind::NamePerfMap(request) => self.name_perf_map(&request),
-            request::Kind::Processes(_)
+            request::Kind::Pids(_)
             | request::Kind::Process(_)
             | request::Kind::Open(_)
             | request::Kind::Unwind(_)
@@ -194,7 +197,17 @@ impl Answer for Namer {
                 return reply::Kind::Error("this is asked on another lane".to_owned());
             }
         };
-        result.map_or_else(|error| reply::Kind::Error(error.to_string()), reply::Kind::Names)
+        match result {
+            Ok(mut names) => {
+                let taken = thread_cpu_time().saturating_sub(before);
+                names.cpu_us = u32::try_from(taken.as_micros()).unwrap_or(u32::MAX);
+                reply::Kind::Names(names)
+            }
+            Err(NameError::PerfMap(error @ PerfMapError::Elsewhere { .. })) => {
+                reply::Kind::Elsewhere(error.to_string())
+            }
+            Err(error) => reply::Kind::Error(error.to_string()),
+        }
     }
 
     fn rest_after(&self) -> Option<Duration> {
@@ -207,6 +220,11 @@ impl Answer for Namer {
         self.perf_maps = Vec::new();
         sys::trim_heap();
     }
+}
+
+/// CPU time of this thread.
+fn thread_cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 fn svma(segments: &[Segment], file_offset: u64) -> Option<u64> {

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use rustix::fs::{Stat, fstat};
 
+use super::mounts::Mounts;
 use super::name_table::{Line, NameTable, clean_bytes};
 use super::protocol::NamePerfMap;
-use super::target_path::Root;
+use super::target_path::{Care, PathError, Root};
 
 /// The largest perf map read, in bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -30,6 +31,16 @@ pub(super) enum PerfMapError {
         pid: u32,
         /// Its pid in its own namespace.
         inner_pid: u32,
+    },
+    /// It is where a call may never return.
+    #[error("{path} of process {pid} is left to the other reader: {reason}")]
+    Elsewhere {
+        /// The file.
+        path: String,
+        /// The process.
+        pid: u32,
+        /// What is in the way.
+        reason: PathError,
     },
     /// Anybody could have put it there.
     #[error("{path} belongs to neither the process's user nor root")]
@@ -76,16 +87,24 @@ pub(super) struct Version {
 /// # Errors
 ///
 /// [`PerfMapError`].
-pub(super) fn find(request: &NamePerfMap) -> Result<Found, PerfMapError> {
-    let NamePerfMap { pid, inner_pid, uid, .. } = *request;
+pub(super) fn find(request: &NamePerfMap, mounts: &Mounts) -> Result<Found, PerfMapError> {
+    let NamePerfMap { pid, inner_pid, uid, anywhere, .. } = *request;
     let path = |number| PathBuf::from(format!("/tmp/perf-{number}.map"));
-    let (root, path) = match Root::of_process(pid) {
-        Ok(root) => (Ok(root), path(inner_pid)),
-        Err(_) => (Root::ours(), path(pid)),
+    let care = |pid| if anywhere { Ok(Care::None) } else { mounts.care(pid) };
+    let as_seen = |pid: Option<u32>| {
+        let care = care(pid).map_err(PathError::Mounts)?;
+        pid.map_or_else(|| Root::ours(care.clone()), |pid| Root::of_process(pid, care.clone()))
     };
-    let file = root
-        .and_then(|root| root.open_regular(&path))
-        .map_err(|_| PerfMapError::Missing { pid, inner_pid })?;
+    let (root, path) = match as_seen(Some(pid)) {
+        Err(PathError::Call { .. } | PathError::Mounts(_)) => (as_seen(None), path(pid)),
+        root => (root, path(inner_pid)),
+    };
+    let file = root.and_then(|root| root.open_regular(&path)).map_err(|reason| match reason {
+        PathError::MayHang(_) => {
+            PerfMapError::Elsewhere { path: path.display().to_string(), pid, reason }
+        }
+        _ => PerfMapError::Missing { pid, inner_pid },
+    })?;
     let shown = || path.display().to_string();
     let stat = fstat(&file)
         .map_err(|errno| PerfMapError::Read { path: shown(), io_error: errno.into() })?;

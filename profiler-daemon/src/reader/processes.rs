@@ -13,12 +13,14 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::name_table::clean_bytes;
-use super::protocol::{MAX_MESSAGE_BYTES, MappingInfo, ProcessInfo, ProcessList};
+use super::protocol::{MappingInfo, ProcessInfo};
 
 /// The most bytes read of `maps`.
 const MAX_MAPS_BYTES: u64 = 64 << 20;
 /// The most executable mappings of one process.
 const MAX_MAPPINGS: usize = 262_144;
+/// The most bytes that one process's mappings take in a reply, encoded.
+const MAX_MAPPINGS_BYTES: usize = 12 << 20;
 /// The most bytes read of a small file (`stat`, `status`, `cgroup`).
 const MAX_SMALL_BYTES: u64 = 64 << 10;
 /// The most bytes of a command line, of a path and of a line of `maps`. The kernel cuts the path
@@ -26,10 +28,11 @@ const MAX_SMALL_BYTES: u64 = 64 << 10;
 const MAX_TEXT_BYTES: usize = 4_096;
 /// `TASK_COMM_LEN` is 16; kernel threads' may be longer.
 const MAX_COMM_BYTES: usize = 64;
-/// All processes' mappings together, encoded: beyond it processes are listed without theirs.
-const MAX_LIST_BYTES: usize = MAX_MESSAGE_BYTES / 4 * 3;
 /// Bytes per read of `maps`; the kernel gives up to one page of whole lines at a time.
 const MAPS_CHUNK_BYTES: usize = 16 << 10;
+
+/// What a mapping takes beside itself in a reply: its tag and length.
+const MAPPING_FRAMING_BYTES: usize = 4;
 
 /// `PF_KTHREAD` of `include/linux/sched.h`.
 const PF_KTHREAD: u64 = 0x0020_0000;
@@ -75,37 +78,14 @@ pub(super) enum ProcessError {
     },
 }
 
-/// All processes that run now. One whose mappings cannot be read is listed without; so are those
-/// whose mappings find no room in the reply.
+/// The pids of all processes that run now.
 ///
 /// # Errors
 ///
 /// The error of reading `/proc` itself.
-pub(super) fn list() -> std::io::Result<ProcessList> {
-    let mut processes = Vec::new();
-    let mut used_bytes = 0;
-    for entry in std::fs::read_dir("/proc")? {
-        let Ok(entry) = entry else { continue };
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let Ok(directory) = Directory::open(pid) else { continue };
-        let Ok(mut process) = directory.identity() else { continue };
-        match directory.read_mappings(&mut process) {
-            Ok(()) | Err(ProcessError::TooManyMappings { .. } | ProcessError::Read { .. }) => {}
-            Err(_) => continue,
-        }
-        let with_mappings = process.encoded_len();
-        if used_bytes + with_mappings > MAX_LIST_BYTES {
-            process.mappings.clear();
-        }
-        used_bytes += process.encoded_len();
-        if used_bytes > MAX_LIST_BYTES {
-            break;
-        }
-        processes.push(process);
-    }
-    Ok(ProcessList { processes })
+pub(super) fn pids() -> std::io::Result<Vec<u32>> {
+    let entries = std::fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
 /// One process.
@@ -116,8 +96,13 @@ pub(super) fn list() -> std::io::Result<ProcessList> {
 pub(super) fn read(pid: u32) -> Result<ProcessInfo, ProcessError> {
     let directory = Directory::open(pid)?;
     let mut process = directory.identity()?;
-    directory.read_mappings(&mut process)?;
-    Ok(process)
+    match directory.read_mappings(&mut process) {
+        // Better without mappings than not at all.
+        Ok(()) | Err(ProcessError::TooManyMappings { .. } | ProcessError::Read { .. }) => {
+            Ok(process)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 struct Directory {
@@ -185,8 +170,8 @@ impl Directory {
             parent_pid: stat.parent_pid,
             start_ticks: stat.start_ticks,
             comm: clean_bytes(comm, MAX_COMM_BYTES),
-            // The process may hold its mm's lock for long, or map its arguments from a device;
-            // that is what the lane's deadline is for.
+            // The process may hold its mm's lock for ever, or map its arguments from a file that
+            // never answers: that is what this reader is expendable for.
             cmdline: self.read("cmdline", MAX_TEXT_BYTES as u64).map(join).unwrap_or_default(),
             exe,
             cgroup: cgroup_path(&cgroup),
@@ -297,6 +282,7 @@ fn parse_maps(maps: &mut impl BufRead) -> std::io::Result<Option<Vec<MappingInfo
     let mut mappings = Vec::new();
     let mut line = Vec::new();
     let mut bytes = 0_u64;
+    let mut encoded_bytes = 0;
     loop {
         line.clear();
         let read = maps.read_until(b'\n', &mut line)?;
@@ -308,7 +294,8 @@ fn parse_maps(maps: &mut impl BufRead) -> std::io::Result<Option<Vec<MappingInfo
             return Ok(None);
         }
         if let Some(mapping) = parse_executable_line(&line) {
-            if mappings.len() >= MAX_MAPPINGS {
+            encoded_bytes += mapping.encoded_len() + MAPPING_FRAMING_BYTES;
+            if mappings.len() >= MAX_MAPPINGS || encoded_bytes > MAX_MAPPINGS_BYTES {
                 return Ok(None);
             }
             mappings.push(mapping);
@@ -472,8 +459,8 @@ mod tests {
     #[test]
     fn this_process_is_listed() {
         let pid = std::process::id();
-        let list = list().unwrap();
-        let own = list.processes.iter().find(|process| process.pid == pid).unwrap();
+        assert!(pids().unwrap().contains(&pid));
+        let own = read(pid).unwrap();
         assert!(own.read_from_ns > 0 && own.read_from_ns <= own.read_to_ns);
         assert!(own.mappings.iter().any(|mapping| mapping.path == own.exe));
         assert_eq!(own.uid, rustix::process::geteuid().as_raw());

@@ -4,14 +4,18 @@
 //! length, then that many bytes of protobuf. The core sends [`Request`]s with increasing ids and
 //! the reader answers each with one [`Reply`] of the same id, in order. There are four lanes:
 //!
-//! * the *files* lane: quick questions (`Processes`, `Process`, `Open`), answered in microseconds
+//! * the *files* lane: quick questions (`Pids`, `Process`, `Open`), answered in microseconds
 //!   to milliseconds, so that a file is opened before a short-lived process is gone;
 //! * two *names* lanes: `NameFile`, `NameKernel`, `NamePerfMap`, which parse debug information and
 //!   may take seconds. Both know the same open files, and each keeps what it parsed to itself, so
 //!   that a file is best named on one lane alone, and all heavy ones on the same
 //!   ([`HEAVY_BYTES`]);
 //! * the *tables* lane: `UnwindDigest` and `Unwind`, whose answers stacks wait for, and not behind
-//!   naming.
+//!   naming; and `Open` of what may never answer, which must not keep processes from being described.
+//!
+//! There are two readers that speak it. What may never answer, and so costs the reader that is asked,
+//! is asked of the *expendable* one: what a process says of itself (`/proc/PID/maps` waits for a lock
+//! that the process holds, `cmdline` for its memory), and files that `Open::anywhere` is needed for.
 //!
 //! The reader may be compromised by what it reads: the core checks every length and index of a
 //! reply before use. Both sides refuse a message longer than [`MAX_MESSAGE_BYTES`].
@@ -42,16 +46,14 @@ pub struct Request {
 
 /// The kinds of [`Request`].
 pub mod request {
-    use super::{
-        NameFile, NameKernel, NamePerfMap, Open, Process, Processes, Unwind, UnwindDigest,
-    };
+    use super::{NameFile, NameKernel, NamePerfMap, Open, Pids, Process, Unwind, UnwindDigest};
 
     /// What is asked.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Kind {
-        /// All processes that run now.
+        /// The pids of all processes that run now.
         #[prost(message, tag = "2")]
-        Processes(Processes),
+        Pids(Pids),
         /// One process.
         #[prost(message, tag = "3")]
         Process(Process),
@@ -83,13 +85,13 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// The answer.
-    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: Option<reply::Kind>,
 }
 
 /// The kinds of [`Reply`].
 pub mod reply {
-    use super::{FileInfo, Names, ProcessList, UnwindTable};
+    use super::{FileInfo, Names, PidList, ProcessInfo, UnwindTable};
 
     /// The answer.
     #[derive(Clone, PartialEq, prost::Oneof)]
@@ -97,9 +99,9 @@ pub mod reply {
         /// Why there is no answer: one sentence that names the file or process.
         #[prost(string, tag = "2")]
         Error(String),
-        /// To `Processes` and `Process` (then a list of one).
+        /// To `Process`.
         #[prost(message, tag = "3")]
-        Processes(ProcessList),
+        Process(ProcessInfo),
         /// To `Open`.
         #[prost(message, tag = "4")]
         File(FileInfo),
@@ -112,12 +114,27 @@ pub mod reply {
         /// To `UnwindDigest`: 32 bytes.
         #[prost(bytes, tag = "7")]
         Digest(Vec<u8>),
+        /// To `Pids`.
+        #[prost(message, tag = "8")]
+        Pids(PidList),
+        /// To `Open` and `NamePerfMap` without `anywhere`: it is not to be had without touching what
+        /// may not answer. Why, for the log.
+        #[prost(string, tag = "9")]
+        Elsewhere(String),
     }
 }
 
-/// Asks for all processes that run now, kernel threads left out.
+/// Asks for the pids of all processes that run now.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct Processes {}
+pub struct Pids {}
+
+/// Pids in the initial namespace, those of kernel threads among them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PidList {
+    /// One for each process.
+    #[prost(uint32, repeated, tag = "1")]
+    pub pids: Vec<u32>,
+}
 
 /// Asks for one process.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -125,14 +142,6 @@ pub struct Process {
     /// Its pid.
     #[prost(uint32, tag = "1")]
     pub pid: u32,
-}
-
-/// Processes as `/proc` shows them.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ProcessList {
-    /// One entry per process; a process that ended while it was read is left out.
-    #[prost(message, repeated, tag = "1")]
-    pub processes: Vec<ProcessInfo>,
 }
 
 /// One process as `/proc/PID` shows it.
@@ -220,9 +229,10 @@ pub struct FileKey {
 /// Asks to open the file behind an executable mapping and to keep it open (at least until many
 /// newer files are), so that it can be named after the process has ended or the file is deleted.
 ///
-/// It is opened by `/proc/PID/map_files/START-END`. If the process or the mapping is gone: by
-/// `path` below `/proc/PID/root`, then below `/`, and taken only if its GNU build ID equals
-/// `build_id`, or if that is empty, its device and inode equal `device` and `inode`.
+/// It is opened by `path` below `/proc/PID/root`, then below `/`, and taken only if its GNU build ID
+/// equals `build_id`, or if that is empty, its device and inode equal `device` and `inode`. With
+/// `anywhere` it is opened by `/proc/PID/map_files/START-END` first, which waits for a lock that the
+/// process may hold.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Open {
     /// The process that maps it.
@@ -246,6 +256,10 @@ pub struct Open {
     /// Inode the kernel reported; 0 if it did not.
     #[prost(uint64, tag = "7")]
     pub inode: u64,
+    /// Also by its mapping, and on file systems that may not answer. Without it such a file is
+    /// [`reply::Kind::Elsewhere`].
+    #[prost(bool, tag = "8")]
+    pub anywhere: bool,
 }
 
 /// What an opened file is.
@@ -326,6 +340,10 @@ pub struct NamePerfMap {
     /// avmas, at most [`MAX_ADDRESSES`].
     #[prost(uint64, repeated, tag = "4")]
     pub avmas: Vec<u64>,
+    /// Also on file systems that may not answer. Without it such a map is
+    /// [`reply::Kind::Elsewhere`].
+    #[prost(bool, tag = "5")]
+    pub anywhere: bool,
 }
 
 /// Names for the addresses of one request, in its order.
@@ -340,6 +358,9 @@ pub struct Names {
     /// What could not be read, if anything: one sentence a user can act on.
     #[prost(string, tag = "3")]
     pub warning: String,
+    /// CPU time that the answer took, in microseconds.
+    #[prost(uint32, tag = "4")]
+    pub cpu_us: u32,
 }
 
 /// The functions at one address, innermost inlined one first, the function that holds the code

@@ -94,6 +94,7 @@ impl Answer for Unwinder {
             request::Kind::UnwindDigest(request) => self
                 .with_contents(&request.key, unwind::digest)
                 .map(|digest| reply::Kind::Digest(digest.into())),
+            request::Kind::Open(open) => return self.table.answer(&open),
             _ => return reply::Kind::Error("this is asked on another lane".to_owned()),
         };
         result.unwrap_or_else(|error| reply::Kind::Error(error.to_string()))

@@ -174,7 +174,7 @@ mod tests {
     fn requests() -> Vec<Request> {
         let open = protocol::Open { pid: 7, path: "/bin/true".into(), ..Default::default() };
         vec![
-            Request { id: 1, kind: Some(request::Kind::Processes(protocol::Processes {})) },
+            Request { id: 1, kind: Some(request::Kind::Pids(protocol::Pids {})) },
             Request { id: 2, kind: Some(request::Kind::Open(open)) },
             Request { id: 3, kind: None },
         ]

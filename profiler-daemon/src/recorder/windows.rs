@@ -115,10 +115,12 @@ impl Recorder {
         for closing in &self.closing {
             keep.extend(closing.aggregate.lives());
         }
-        for pid in self.table.forget(clock::boot_ns(), &keep) {
+        let free = self.table.forget(clock::boot_ns(), &keep);
+        for &pid in &free {
             self.sampler.forget_target(pid);
             self.sampler.withdraw(pid);
         }
+        self.symbolizer.forget_processes(&free);
         let mut mappings: HashSet<MappingId> =
             self.table.lives().flat_map(|life| life.current().map(|mapping| mapping.id)).collect();
         mappings.extend(self.aggregate.mappings.keys());

@@ -1,8 +1,10 @@
 //! Names for addresses: asks the reader, keeps what it answered.
 
+mod desk;
 mod files;
 mod lanes;
 mod names;
+mod processes;
 mod tables;
 
 pub use names::{FrameNames, NamedLine};
@@ -20,16 +22,18 @@ use crate::{
     process::{Life, LifeId, MappingId},
     reader::{
         client::ReaderError,
-        link::{Failure, LaneName, Link, Outcome},
+        link::{Failure, LaneName, Outcome},
         protocol::{
-            FileInfo, FileKey, MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, Process,
-            ProcessInfo, Processes, reply, request,
+            FileInfo, FileKey, MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, ProcessInfo,
+            reply, request,
         },
     },
 };
-use files::{File, MappedFile};
-use lanes::{Lanes, Trip};
+use desk::{Desks, Which};
+use files::{File, MappedFile, Refusals};
+use lanes::Trip;
 use names::{Addresses, Strings};
+use processes::Descriptions;
 
 /// The first new addresses are collected this long before they are asked for, the next twice as
 /// long, and so on: each request may parse the file anew, and what a program does at its start it
@@ -43,20 +47,25 @@ const ROUND: Duration = Duration::from_secs(1);
 /// The longest that addresses are collected.
 const COLLECT_LONGEST: Duration = Duration::from_secs(64);
 
-/// A file under which the reader died or was late this often in a row is not tried again. After
+/// Addresses of one file are collected this many times as long as naming the last ones took: it may
+/// take a thousandth of a CPU.
+const COLLECT_PER_COST: u32 = 1000;
+
+/// A file or perf map under which the reader died or was late this often in a row is not tried again. After
 /// the first time it is asked for alone: what else was being named is under suspicion as well.
 const STRIKES: u32 = 2;
 
 /// What an answer is the answer to.
 #[derive(Debug)]
 enum Mark {
-    Describe(Option<u32>),
+    Pids,
+    Describe(u32),
     Open(MappingId),
     Reopen(FileKey),
     TableDigest(FileKey),
     /// With the digest under which the table is to be kept.
     Table(FileKey, Option<Digest>),
-    Name(Trip, Named),
+    Name(Which, Trip, Named),
 }
 
 /// What was to be named.
@@ -73,6 +82,7 @@ struct PerfMap {
     pid: u32,
     inner_pid: u32,
     uid: u32,
+    reader: Option<Which>,
     strikes: u32,
     addresses: Addresses,
 }
@@ -90,18 +100,17 @@ pub struct Figures {
 
 /// Names for addresses.
 pub struct Symbolizer {
-    link: Link<Mark>,
+    desks: Desks,
+    descriptions: Descriptions,
     no_inlines: bool,
     mappings: HashMap<MappingId, MappedFile>,
     files: HashMap<FileKey, File>,
+    refusals: Refusals,
     kernel: Addresses,
     kernel_strikes: u32,
     perf_maps: HashMap<LifeId, PerfMap>,
-    lanes: Lanes,
     /// When the last round began.
     round: Instant,
-    /// What is under way is asked for alone.
-    alone: bool,
     strings: Strings,
     outcomes: Vec<(Mark, Outcome)>,
     asked: Option<Instant>,
@@ -126,16 +135,16 @@ impl Symbolizer {
         cache: Option<Cache>,
     ) -> Result<Self, ReaderError> {
         Ok(Self {
-            link: Link::start(debug_dirs)?,
+            desks: Desks::start(debug_dirs)?,
+            descriptions: Descriptions::default(),
             no_inlines,
             mappings: HashMap::new(),
             files: HashMap::new(),
+            refusals: Refusals::default(),
             kernel: Addresses::default(),
             kernel_strikes: 0,
             perf_maps: HashMap::new(),
-            lanes: Lanes::new(),
             round: Instant::now(),
-            alone: false,
             strings: Strings::default(),
             outcomes: Vec::new(),
             asked: None,
@@ -149,12 +158,17 @@ impl Symbolizer {
 
     /// Become readable when [`Self::poll`] has something to do.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.link.fds()
+        self.desks.fds()
+    }
+
+    /// Those of [`Self::fds`] that were not there at the last call.
+    pub fn new_fds(&mut self) -> Vec<BorrowedFd<'_>> {
+        self.desks.new_fds()
     }
 
     /// How many readers there were so far.
     pub fn readers_started(&self) -> u32 {
-        self.link.started()
+        self.desks.started()
     }
 
     /// How much was named so far.
@@ -165,20 +179,10 @@ impl Symbolizer {
         }
     }
 
-    /// Asks for one process, or for all; [`Self::poll`] gives the answer.
-    pub fn describe(&mut self, pid: Option<u32>) {
-        let kind = match pid {
-            Some(pid) => request::Kind::Process(Process { pid }),
-            None => request::Kind::Processes(Processes {}),
-        };
-        // Without a reader nobody can be asked; a sample without a mapping asks again.
-        let _ = self.link.send(LaneName::Files, kind, Mark::Describe(pid));
-    }
-
     /// Asks for the name of an offset in the file behind a mapping.
     pub fn want_file(&mut self, mapping: MappingId, file_offset: u64) {
         match self.mappings.get_mut(&mapping) {
-            Some(MappedFile::Asked(_, offsets)) => offsets.push(file_offset),
+            Some(MappedFile::Asked(_, _, offsets)) => offsets.push(file_offset),
             Some(MappedFile::Known(key)) => {
                 if let Some(file) = self.files.get_mut(key)
                     && !file.refused
@@ -239,20 +243,24 @@ impl Symbolizer {
     /// Returns processes that were described.
     pub fn poll(&mut self, urgent: bool) -> Vec<ProcessInfo> {
         let mut outcomes = std::mem::take(&mut self.outcomes);
-        let restarted = self.link.poll(&mut outcomes);
+        let restarted = self.desks.poll(&mut outcomes);
         let mut described = Vec::new();
         for (mark, outcome) in outcomes.drain(..) {
             self.outcome(mark, outcome, &mut described);
         }
         self.outcomes = outcomes;
-        if self.lanes.waiting() == 0
+        if self.desks.naming() == 0
             && let Some(asked) = self.asked.take()
         {
             self.figures.busy += asked.elapsed();
         }
-        if restarted {
-            self.reader_is_new();
+        for which in restarted {
+            self.reader_is_new(which);
         }
+        for complaint in self.desks.complaints() {
+            self.warn(&complaint);
+        }
+        self.ask_processes();
         self.take_from_cache();
         self.ask_tables();
         self.ask(urgent);
@@ -261,24 +269,20 @@ impl Symbolizer {
 
     fn outcome(&mut self, mark: Mark, outcome: Outcome, described: &mut Vec<ProcessInfo>) {
         match mark {
-            Mark::Describe(pid) => match outcome {
-                Outcome::Answer(reply::Kind::Processes(list)) => described.extend(list.processes),
-                Outcome::Answer(reply::Kind::Error(error)) => tracing::debug!("{error}"),
-                Outcome::Answer(_) => {}
-                Outcome::Failed(failure) => {
-                    tracing::debug!("process {pid:?} was not described: {failure:?}");
-                }
-            },
+            Mark::Pids => self.pids_answered(outcome),
+            Mark::Describe(pid) => self.described(pid, outcome, described),
             Mark::Open(mapping) => self.opened(mapping, outcome),
             Mark::Reopen(key) => self.reopened(key, outcome),
             Mark::TableDigest(key) => self.digest_answered(key, outcome),
             Mark::Table(key, digest) => self.table_answered(key, digest, outcome),
-            Mark::Name(trip, named) => {
-                self.lanes.end(trip);
+            Mark::Name(which, trip, named) => {
+                self.desks.of(which).lanes.end(trip);
                 match named {
-                    Named::File(key, offsets) => self.file_named(key, &offsets, outcome),
+                    Named::File(key, offsets) => self.file_named(which, key, &offsets, outcome),
                     Named::Kernel(addresses) => self.kernel_named(&addresses, outcome),
-                    Named::PerfMap(life, avmas) => self.perf_map_named(life, &avmas, outcome),
+                    Named::PerfMap(life, avmas) => {
+                        self.perf_map_named(which, life, &avmas, outcome);
+                    }
                 }
             }
         }
@@ -312,7 +316,7 @@ impl Symbolizer {
         }
     }
 
-    fn perf_map_named(&mut self, life: LifeId, avmas: &[u64], outcome: Outcome) {
+    fn perf_map_named(&mut self, which: Which, life: LifeId, avmas: &[u64], outcome: Outcome) {
         let Some(map) = self.perf_maps.get_mut(&life) else { return };
         match outcome {
             Outcome::Answer(kind) => {
@@ -322,6 +326,11 @@ impl Symbolizer {
                         self.figures.addresses += avmas.len() as u64;
                         map.addresses.answer(avmas, &names, &mut self.strings);
                     }
+                    reply::Kind::Elsewhere(why) => {
+                        tracing::debug!("{why}");
+                        map.reader = Some(Which::Expendable);
+                        map.addresses.put_back(avmas);
+                    }
                     reply::Kind::Error(error) => {
                         tracing::debug!("{error}");
                         map.addresses.no_names(avmas);
@@ -330,7 +339,7 @@ impl Symbolizer {
                 }
             }
             Outcome::Failed(failure) => {
-                map.strikes += u32::from(failure != Failure::Lost);
+                map.strikes += which.strikes_for(failure);
                 if map.strikes < STRIKES {
                     map.addresses.put_back(avmas);
                 } else {
@@ -347,7 +356,7 @@ impl Symbolizer {
         }
     }
 
-    fn file_named(&mut self, key: FileKey, offsets: &[u64], outcome: Outcome) {
+    fn file_named(&mut self, which: Which, key: FileKey, offsets: &[u64], outcome: Outcome) {
         let Some(file) = self.files.get_mut(&key) else { return };
         file.named = true;
         match outcome {
@@ -365,13 +374,13 @@ impl Symbolizer {
             }
             Outcome::Failed(Failure::Lost) => file.addresses.put_back(offsets),
             Outcome::Failed(failure) => {
-                file.strikes += 1;
+                file.strikes += which.strikes_for(failure);
                 file.addresses.put_back(offsets);
                 if file.strikes >= STRIKES {
                     file.refused = true;
                     file.addresses.give_up();
                     let text = format!(
-                        "{} is left unnamed: the reader {} over it {STRIKES} times",
+                        "{} is left unnamed: the reader {} over it",
                         file.open.path,
                         said(failure)
                     );
@@ -387,56 +396,63 @@ impl Symbolizer {
             self.round = Instant::now();
         }
         let round = (!urgent).then_some(self.round);
-        while self.link.is_running() && self.ask_next(round) {
-            self.asked.get_or_insert_with(Instant::now);
+        for which in Which::BOTH {
+            while self.desks.of(which).link.is_running() && self.ask_next(which, round) {
+                self.asked.get_or_insert_with(Instant::now);
+            }
         }
     }
 
     /// Sends one naming request; `false`: there is none to send now.
-    fn ask_next(&mut self, round: Option<Instant>) -> bool {
-        self.alone &= self.lanes.waiting() > 0;
-        if self.alone {
+    fn ask_next(&mut self, which: Which, round: Option<Instant>) -> bool {
+        let desk = self.desks.of(which);
+        desk.alone &= desk.lanes.waiting() > 0;
+        if desk.alone {
             return false;
         }
-        if self.ask_one(round, false) {
+        if self.ask_one(which, round, false) {
             return true;
         }
         // Alone, so that a second strike is surely deserved.
-        self.alone = self.lanes.waiting() == 0 && self.ask_one(round, true);
-        self.alone
+        let alone = self.desks.of(which).lanes.waiting() == 0 && self.ask_one(which, round, true);
+        self.desks.of(which).alone = alone;
+        alone
     }
 
     /// Sends one naming request, for what is suspected of the last reader's end, or for what is
     /// not.
-    fn ask_one(&mut self, round: Option<Instant>, suspected: bool) -> bool {
-        self.ask_kernel(round, suspected)
-            || self.ask_file(round, suspected)
-            || self.ask_perf_map(round, suspected)
+    fn ask_one(&mut self, which: Which, round: Option<Instant>, suspected: bool) -> bool {
+        self.ask_kernel(which, round, suspected)
+            || self.ask_file(which, round, suspected)
+            || self.ask_perf_map(which, round, suspected)
     }
 
-    fn ask_kernel(&mut self, round: Option<Instant>, suspected: bool) -> bool {
-        if (self.kernel_strikes > 0) != suspected || !self.kernel.is_ripe(round) {
+    fn ask_kernel(&mut self, which: Which, round: Option<Instant>, suspected: bool) -> bool {
+        if which != Which::Steady
+            || (self.kernel_strikes > 0) != suspected
+            || !self.kernel.is_ripe(round)
+        {
             return false;
         }
-        let Some(trip) = self.lanes.for_another() else { return false };
+        let Some(trip) = self.desks.of(which).lanes.for_another() else { return false };
         let addresses = self.kernel.take_wanted(MAX_ADDRESSES);
         let kind = request::Kind::NameKernel(NameKernel { addresses: addresses.clone() });
-        self.send(trip, kind, Named::Kernel(addresses))
+        self.send(which, trip, kind, Named::Kernel(addresses))
     }
 
-    fn ask_file(&mut self, round: Option<Instant>, suspected: bool) -> bool {
+    fn ask_file(&mut self, which: Which, round: Option<Instant>, suspected: bool) -> bool {
         // The heaviest first: what comes last keeps one lane busy while the others have no work.
         let mut ripe: Option<(FileKey, Trip)> = None;
         for (&key, file) in &mut self.files {
-            if (file.strikes > 0) != suspected || !file.addresses.is_ripe(round) {
-                continue;
-            }
-            if !file.is_open_or_asked(key, &mut self.link)
+            if file.reader != which
+                || (file.strikes > 0) != suspected
+                || !file.addresses.is_ripe(round)
+                || !file.is_open_or_asked(key, &mut self.desks)
                 || ripe.is_some_and(|(_, heaviest)| heaviest.weight_bytes >= file.info.weight_bytes)
             {
                 continue;
             }
-            if let Some(trip) = self.lanes.for_file(&file.info, file.lane) {
+            if let Some(trip) = self.desks.of(which).lanes.for_file(&file.info, file.lane) {
                 ripe = Some((key, trip));
             }
         }
@@ -447,27 +463,31 @@ impl Symbolizer {
         let named = Named::File(key, file_offsets.clone());
         let no_inlines = self.no_inlines;
         let kind = request::Kind::NameFile(NameFile { key, file_offsets, no_inlines });
-        self.send(trip, kind, named)
+        self.send(which, trip, kind, named)
     }
 
-    fn ask_perf_map(&mut self, round: Option<Instant>, suspected: bool) -> bool {
-        let ripe = self
-            .perf_maps
-            .iter_mut()
-            .find(|(_, map)| (map.strikes > 0) == suspected && map.addresses.is_ripe(round));
+    fn ask_perf_map(&mut self, which: Which, round: Option<Instant>, suspected: bool) -> bool {
+        let ripe = self.perf_maps.iter_mut().find(|(_, map)| {
+            map.reader.unwrap_or(Which::Steady) == which
+                && (map.strikes > 0) == suspected
+                && map.addresses.is_ripe(round)
+        });
         let Some((&life, map)) = ripe else { return false };
-        let Some(trip) = self.lanes.for_another() else { return false };
+        let Some(trip) = self.desks.of(which).lanes.for_another() else { return false };
         let avmas = map.addresses.take_wanted(MAX_ADDRESSES);
         let named = Named::PerfMap(life, avmas.clone());
         let PerfMap { pid, inner_pid, uid, .. } = *map;
-        let kind = request::Kind::NamePerfMap(NamePerfMap { pid, inner_pid, uid, avmas });
-        self.send(trip, kind, named)
+        let anywhere = which.goes_anywhere();
+        let kind = request::Kind::NamePerfMap(NamePerfMap { pid, inner_pid, uid, avmas, anywhere });
+        self.send(which, trip, kind, named)
     }
 
-    fn send(&mut self, trip: Trip, kind: request::Kind, named: Named) -> bool {
-        let sent = self.link.send(LaneName::Names(trip.lane), kind, Mark::Name(trip, named));
+    fn send(&mut self, which: Which, trip: Trip, kind: request::Kind, named: Named) -> bool {
+        let desk = self.desks.of(which);
+        let mark = Mark::Name(which, trip, named);
+        let sent = desk.link.send(LaneName::Names(trip.lane), kind, mark);
         if sent.is_ok() {
-            self.lanes.begin(trip);
+            desk.lanes.begin(trip);
         }
         sent.is_ok()
     }
@@ -475,10 +495,10 @@ impl Symbolizer {
     /// Addresses that are not named yet, but may be.
     pub fn outstanding(&self) -> usize {
         let asked = self.mappings.values().map(|state| match state {
-            MappedFile::Asked(_, offsets) => offsets.len(),
+            MappedFile::Asked(_, _, offsets) => offsets.len(),
             MappedFile::Known(_) | MappedFile::Failed => 0,
         });
-        self.lanes.waiting()
+        self.desks.naming()
             + asked.sum::<usize>()
             + self.kernel.wanted()
             + self.files.values().map(|file| file.addresses.wanted()).sum::<usize>()

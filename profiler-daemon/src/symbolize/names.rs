@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{COLLECT, COLLECT_LONGEST};
+use super::{COLLECT, COLLECT_LONGEST, COLLECT_PER_COST};
 use crate::reader::protocol;
 
 /// A function at an address, and the line in it.
@@ -136,6 +136,9 @@ impl Addresses {
         answer: &protocol::Names,
         strings: &mut Strings,
     ) {
+        // A file whose names are dear is asked for them seldom.
+        let cost = Duration::from_micros(answer.cpu_us.into());
+        self.collect = self.collect.max(cost * COLLECT_PER_COST).min(COLLECT_LONGEST);
         let mut text = |index: u32| {
             strings.intern(answer.strings.get(index as usize).map_or("", String::as_str))
         };
@@ -187,7 +190,7 @@ mod tests {
             let line = protocol::NameLine { function, ..Default::default() };
             frames.push(protocol::FrameNames { lines: vec![line] });
         }
-        protocol::Names { strings, frames, warning: String::new() }
+        protocol::Names { strings, frames, ..Default::default() }
     }
 
     #[test]
@@ -217,6 +220,19 @@ mod tests {
         addresses.take_wanted(1);
         addresses.want(2);
         assert!(!addresses.is_ripe(Some(round)), "the next are collected for longer");
+    }
+
+    #[test]
+    fn dear_names_are_asked_for_seldom() {
+        let mut addresses = Addresses::default();
+        addresses.want(1);
+        addresses.take_wanted(1);
+        let dear = protocol::Names { cpu_us: 30_000, ..answer(&["f"]) };
+        addresses.answer(&[1], &dear, &mut Strings::default());
+        addresses.want(2);
+        assert!(!addresses.is_ripe(Some(Instant::now() + Duration::from_secs(29))));
+        assert!(addresses.is_ripe(Some(Instant::now() + Duration::from_secs(31))));
+        assert!(addresses.is_ripe(None));
     }
 
     #[test]

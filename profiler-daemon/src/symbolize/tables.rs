@@ -65,8 +65,8 @@ impl Symbolizer {
             self.news.push(FileNews::Table(key, Err(why)));
             return;
         };
-        let is_sent = file.is_open_or_asked(key, &mut self.link)
-            && self.link.send(LaneName::Tables, kind, mark).is_ok();
+        let is_sent = file.is_open_or_asked(key, &mut self.desks)
+            && self.desks.of(file.reader).link.send(LaneName::Tables, kind, mark).is_ok();
         if !is_sent {
             self.tables_wanted.push(key);
         }

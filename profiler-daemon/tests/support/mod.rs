@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use profiler_daemon::reader::client::Reader;
 use profiler_daemon::reader::protocol::{
-    FileInfo, Names, Open, Process, ProcessInfo, Reply, Request, reply, request,
+    FileInfo, Names, Open, Pids, Process, ProcessInfo, Reply, Request, reply, request,
 };
 use profiler_daemon::reader::wire::{read_message, write_message};
 
@@ -40,9 +40,16 @@ impl Session {
         ask(&mut self.reader.files, self.next_id, kind)
     }
 
-    pub(crate) fn processes(&mut self, kind: request::Kind) -> Result<Vec<ProcessInfo>, String> {
-        match self.ask_files(kind) {
-            reply::Kind::Processes(list) => Ok(list.processes),
+    pub(crate) fn pids(&mut self) -> Vec<u32> {
+        match self.ask_files(request::Kind::Pids(Pids {})) {
+            reply::Kind::Pids(list) => list.pids,
+            reply => panic!("{reply:?}"),
+        }
+    }
+
+    pub(crate) fn process(&mut self, pid: u32) -> Result<ProcessInfo, String> {
+        match self.ask_files(request::Kind::Process(Process { pid })) {
+            reply::Kind::Process(process) => Ok(process),
             reply::Kind::Error(error) => Err(error),
             reply => panic!("{reply:?}"),
         }
@@ -51,7 +58,7 @@ impl Session {
     pub(crate) fn open(&mut self, open: Open) -> Result<FileInfo, String> {
         match self.ask_files(request::Kind::Open(open)) {
             reply::Kind::File(info) => Ok(info),
-            reply::Kind::Error(error) => Err(error),
+            reply::Kind::Error(error) | reply::Kind::Elsewhere(error) => Err(error),
             reply => panic!("{reply:?}"),
         }
     }
@@ -122,8 +129,7 @@ impl Drop for Mapped {
 
 /// The request that opens a program's own executable mapping.
 pub(crate) fn mapping_of(session: &mut Session, mapped: &Mapped) -> Open {
-    let process = Process { pid: mapped.pid() };
-    let process = session.processes(request::Kind::Process(process)).unwrap().remove(0);
+    let process = session.process(mapped.pid()).unwrap();
     let mapping = process
         .mappings
         .into_iter()
@@ -137,6 +143,7 @@ pub(crate) fn mapping_of(session: &mut Session, mapped: &Mapped) -> Open {
         build_id: Vec::new(),
         device: mapping.device,
         inode: mapping.inode,
+        anywhere: false,
     }
 }
 

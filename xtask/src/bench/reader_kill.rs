@@ -1,4 +1,4 @@
-//! A run whose reader dies again and again.
+//! A run whose readers die again and again, in turn.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     let mut killed = None;
     for _ in 0..KILLS {
         let reader = procfs::wait_for("new reader", LIMIT, || {
-            procfs::reader(core).filter(|reader| Some(*reader) != killed)
+            procfs::readers(core).into_iter().find(|reader| Some(*reader) != killed)
         });
         let pid = i32::try_from(reader).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a pid"), Signal::KILL)?;
         killed = Some(reader);
     }
     procfs::wait_for("new reader", LIMIT, || {
-        procfs::reader(core).filter(|reader| Some(*reader) != killed)
+        procfs::readers(core).into_iter().find(|reader| Some(*reader) != killed)
     });
 
     let path = bench.dir().join("after");

@@ -54,10 +54,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Proportional set size of core and reader, less what is counted among the BPF maps, in bytes.
+/// Proportional set size of core and readers, less what is counted among the BPF maps, in bytes.
 pub(super) fn own_pss_bytes(rprofd: &Started) -> u64 {
-    let reader = procfs::reader(rprofd.pid()).map_or(0, mapped_maps_bytes);
-    pss_bytes(rprofd).saturating_sub(mapped_maps_bytes(rprofd.pid()) + reader)
+    let readers: u64 = procfs::readers(rprofd.pid()).into_iter().map(mapped_maps_bytes).sum();
+    pss_bytes(rprofd).saturating_sub(mapped_maps_bytes(rprofd.pid()) + readers)
 }
 
 /// Proportional set size of the BPF maps that a process has mapped, in bytes.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use rprofd_tests::{Program, procfs, rprofd::Started};
 
 use super::{
@@ -20,8 +20,8 @@ const END: Duration = Duration::from_secs(55);
 /// What was seen in a run.
 struct Seen {
     core: Duration,
-    /// Without its naming.
-    reader: Duration,
+    /// Without their naming.
+    readers: Duration,
     naming: Duration,
     bpf: Runs,
     peak_pss_bytes: u64,
@@ -32,7 +32,7 @@ impl Seen {
         let open = |what, value, unit| Figure::new(what, value, unit, Bound::Open);
         vec![
             open("core", percent(self.core), "% of a CPU"),
-            open("reader, naming left out", percent(self.reader), "% of a CPU"),
+            open("readers, naming left out", percent(self.readers), "% of a CPU"),
             open("BPF", percent(self.bpf.time), "% of a CPU"),
             open("BPF program", self.bpf.mean_us(), "µs each run"),
             open("naming", percent(self.naming), "% of a CPU"),
@@ -40,11 +40,11 @@ impl Seen {
     }
 }
 
-/// CPU time of core, reader and BPF programs; naming is counted apart.
+/// CPU time of core, readers and BPF programs; naming is counted apart.
 pub(super) fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
     let seen = observe(bench, &Program::build("deep33.c"))?;
     let mut figures = seen.figures();
-    let together = percent(seen.core + seen.reader + seen.bpf.time);
+    let together = percent(seen.core + seen.readers + seen.bpf.time);
     let bound = Bound::AtMost(0.5);
     figures.push(Figure::new("together, naming left out", together, "% of a CPU", bound));
     Ok(figures)
@@ -54,7 +54,7 @@ pub(super) fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
 pub(super) fn unwind_overhead(bench: &Bench) -> Result<Vec<Figure>> {
     let seen = observe(bench, &deep_without_frame_pointers())?;
     let mut figures = seen.figures();
-    let together = percent(seen.core + seen.reader + seen.naming + seen.bpf.time);
+    let together = percent(seen.core + seen.readers + seen.naming + seen.bpf.time);
     figures.push(Figure::new("together", together, "% of a CPU", Bound::AtMost(0.4)));
     Ok(figures)
 }
@@ -69,7 +69,7 @@ fn percent(time: Duration) -> f64 {
     time.as_secs_f64() / (END - WARM).as_secs_f64() * 100.0
 }
 
-/// Memory of core and reader at its peak.
+/// Memory of core and readers at its peak.
 pub(super) fn memory(bench: &Bench) -> Result<Vec<Figure>> {
     let peak = observe(bench, &Program::build("deep33.c"))?.peak_pss_bytes;
     Ok(vec![Figure::new("PSS, peak", mebibytes(peak), "MiB", Bound::AtMost(60.0))])
@@ -79,10 +79,10 @@ pub(super) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Core and reader together.
+/// Core and readers together.
 pub(super) fn pss_bytes(rprofd: &Started) -> u64 {
-    let reader = procfs::reader(rprofd.pid()).map_or(0, procfs::pss_bytes);
-    procfs::pss_bytes(rprofd.pid()) + reader
+    let readers: u64 = procfs::readers(rprofd.pid()).into_iter().map(procfs::pss_bytes).sum();
+    procfs::pss_bytes(rprofd.pid()) + readers
 }
 
 /// A run of a minute while each CPU has a process of `program`, a build of `deep33.c`.
@@ -101,20 +101,24 @@ fn observe(bench: &Bench, program: &Program) -> Result<Seen> {
         }
     };
     watch_until(WARM);
-    let reader = procfs::reader(rprofd.pid()).context("no reader")?;
+    let readers = procfs::readers(rprofd.pid());
+    ensure!(!readers.is_empty(), "no reader");
     let is_naming = |comm: &str| comm.starts_with("names");
+    let of_readers = |is_meant: &dyn Fn(&str) -> bool| {
+        readers.iter().map(|reader| procfs::cpu_time_of_threads_ns(*reader, is_meant)).sum()
+    };
     let times = || {
         [
             procfs::cpu_time_ns(rprofd.pid()),
-            procfs::cpu_time_of_threads_ns(reader, |comm| !is_naming(comm)),
-            procfs::cpu_time_of_threads_ns(reader, is_naming),
+            of_readers(&|comm| !is_naming(comm)),
+            of_readers(&is_naming),
         ]
     };
     let (before, bpf_before) = (times(), Runs::of_all(rprofd.pid())?);
     watch_until(END);
     let (after, bpf_after) = (times(), Runs::of_all(rprofd.pid())?);
     ensure!(after.iter().all(|&time| time > 0), "the reader was replaced: its CPU time is gone");
-    let [core, reader, naming] = std::array::from_fn(|index| {
+    let [core, readers, naming] = std::array::from_fn(|index| {
         Duration::from_nanos(after[index].saturating_sub(before[index]))
     });
     // The end of a run takes memory, too.
@@ -132,5 +136,5 @@ fn observe(bench: &Bench, program: &Program) -> Result<Seen> {
         all.frames(sample).iter().filter(|name| name.starts_with('f')).count() >= 31
     });
     ensure!(deep > 10_000, "{deep} deep samples: not the load that is meant");
-    Ok(Seen { core, reader, naming, bpf: bpf_after.since(bpf_before), peak_pss_bytes: peak })
+    Ok(Seen { core, readers, naming, bpf: bpf_after.since(bpf_before), peak_pss_bytes: peak })
 }

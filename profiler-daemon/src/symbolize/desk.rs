@@ -1,0 +1,127 @@
+//! The two readers.
+//!
+//! The *steady* one is asked what always has an answer. The *expendable* one is asked what may never
+//! have one: about processes, and for files that are not on a local file system or that only their
+//! mapping leads to. It is replaced when it is late, and what the steady one is doing goes on.
+
+use std::{os::fd::BorrowedFd, path::PathBuf};
+
+use super::{Mark, STRIKES, lanes::Lanes};
+use crate::reader::{
+    client::ReaderError,
+    link::{Failure, LaneName, Link, Outcome},
+    protocol::request,
+};
+
+/// One of the two readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Which {
+    Steady,
+    Expendable,
+}
+
+impl Which {
+    pub(super) const BOTH: [Self; 2] = [Self::Steady, Self::Expendable];
+
+    /// Whether it may be asked to touch what may not answer.
+    pub(super) fn goes_anywhere(self) -> bool {
+        self == Self::Expendable
+    }
+
+    /// What a failure counts for: that the expendable one is late is what it is for, and no accident.
+    pub(super) fn strikes_for(self, failure: Failure) -> u32 {
+        match (self, failure) {
+            (_, Failure::Lost) => 0,
+            (Self::Expendable, Failure::Late) => STRIKES,
+            _ => 1,
+        }
+    }
+
+    /// The lane on which it opens files. The expendable one describes processes on the other, which
+    /// do not wait until a file system answers.
+    fn opening_lane(self) -> LaneName {
+        match self {
+            Self::Steady => LaneName::Files,
+            Self::Expendable => LaneName::Tables,
+        }
+    }
+}
+
+/// A reader, and what is under way there.
+pub(super) struct Desk {
+    pub(super) link: Link<Mark>,
+    pub(super) lanes: Lanes,
+    /// What is under way is asked for alone.
+    pub(super) alone: bool,
+    /// How many of its readers' descriptors were handed out.
+    seen: u32,
+}
+
+impl Desk {
+    fn start(debug_dirs: Vec<PathBuf>) -> Result<Self, ReaderError> {
+        let link = Link::start(debug_dirs)?;
+        Ok(Self { link, lanes: Lanes::new(), alone: false, seen: 0 })
+    }
+}
+
+/// Both.
+pub(super) struct Desks([Desk; 2]);
+
+impl Desks {
+    /// Starts both readers.
+    ///
+    /// # Errors
+    ///
+    /// [`ReaderError`].
+    pub(super) fn start(debug_dirs: Vec<PathBuf>) -> Result<Self, ReaderError> {
+        Ok(Self([Desk::start(debug_dirs.clone())?, Desk::start(debug_dirs)?]))
+    }
+
+    pub(super) fn of(&mut self, which: Which) -> &mut Desk {
+        &mut self.0[which as usize]
+    }
+
+    /// Sends an `Open`.
+    pub(super) fn open(&mut self, which: Which, kind: request::Kind, mark: Mark) {
+        // If no reader runs, the next one is asked when it starts.
+        let _ = self.of(which).link.send(which.opening_lane(), kind, mark);
+    }
+
+    /// All descriptors that become readable when there is something to do.
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().flat_map(|desk| desk.link.fds())
+    }
+
+    /// Those of readers that were started since the last call.
+    pub(super) fn new_fds(&mut self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = Vec::new();
+        for desk in &mut self.0 {
+            let started = desk.link.started();
+            if std::mem::replace(&mut desk.seen, started) != started {
+                fds.extend(desk.link.fds());
+            }
+        }
+        fds
+    }
+
+    /// Readers started so far.
+    pub(super) fn started(&self) -> u32 {
+        self.0.iter().map(|desk| desk.link.started()).sum()
+    }
+
+    /// Naming requests that are under way.
+    pub(super) fn naming(&self) -> usize {
+        self.0.iter().map(|desk| desk.lanes.waiting()).sum()
+    }
+
+    /// What readers have said on standard error since the last call.
+    pub(super) fn complaints(&mut self) -> Vec<String> {
+        self.0.iter_mut().flat_map(|desk| desk.link.take_complaints()).collect()
+    }
+
+    /// Takes answers; says which readers are new.
+    pub(super) fn poll(&mut self, outcomes: &mut Vec<(Mark, Outcome)>) -> Vec<Which> {
+        let is_new = |which: &Which| self.of(*which).link.poll(outcomes);
+        Which::BOTH.into_iter().filter(is_new).collect()
+    }
+}

@@ -1,0 +1,99 @@
+//! Processes, as `/proc` shows them: asked of the expendable reader.
+
+use std::collections::HashMap;
+
+use super::{Mark, STRIKES, Symbolizer, Which, said};
+use crate::reader::{
+    link::{Failure, LaneName, Outcome},
+    protocol::{Pids, Process, ProcessInfo, reply, request},
+};
+
+/// The most processes whose failures are remembered.
+const MAX_SUSPECTS: usize = 4096;
+
+/// What is to be asked about processes, and how that went.
+#[derive(Debug, Default)]
+pub(super) struct Descriptions {
+    wants_all: bool,
+    wanted: Vec<u32>,
+    /// How often the reader was late over a process.
+    strikes: HashMap<u32, u32>,
+}
+
+impl Symbolizer {
+    /// Asks for one process, or for all; [`Self::poll`] gives the answer.
+    pub fn describe(&mut self, pid: Option<u32>) {
+        match pid {
+            Some(pid) => self.descriptions.wanted.push(pid),
+            None => self.descriptions.wants_all = true,
+        }
+        self.ask_processes();
+    }
+
+    /// Processes that ended may have left their pids to others.
+    pub fn forget_processes(&mut self, pids: &[u32]) {
+        for pid in pids {
+            self.descriptions.strikes.remove(pid);
+        }
+    }
+
+    pub(super) fn ask_processes(&mut self) {
+        let link = &mut self.desks.of(Which::Expendable).link;
+        if !link.is_running() {
+            return;
+        }
+        let Descriptions { wants_all, wanted, strikes } = &mut self.descriptions;
+        if std::mem::take(wants_all) {
+            *wants_all =
+                link.send(LaneName::Files, request::Kind::Pids(Pids {}), Mark::Pids).is_err();
+        }
+        // Suspects last: what is before them in the lane is answered.
+        wanted.sort_by_key(|pid| strikes.contains_key(pid));
+        wanted.retain(|pid| {
+            if strikes.get(pid).is_some_and(|&strikes| strikes >= STRIKES) {
+                return false;
+            }
+            let kind = request::Kind::Process(Process { pid: *pid });
+            link.send(LaneName::Files, kind, Mark::Describe(*pid)).is_err()
+        });
+    }
+
+    pub(super) fn pids_answered(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Answer(reply::Kind::Pids(list)) => self.descriptions.wanted.extend(list.pids),
+            Outcome::Answer(reply::Kind::Error(error)) => self.warn(&error),
+            Outcome::Answer(_) => {}
+            Outcome::Failed(_) => self.descriptions.wants_all = true,
+        }
+    }
+
+    pub(super) fn described(
+        &mut self,
+        pid: u32,
+        outcome: Outcome,
+        described: &mut Vec<ProcessInfo>,
+    ) {
+        match outcome {
+            Outcome::Answer(reply::Kind::Process(info)) if info.pid == pid => described.push(info),
+            Outcome::Answer(reply::Kind::Error(error)) => tracing::debug!("{error}"),
+            Outcome::Answer(_) => {}
+            Outcome::Failed(Failure::Lost) => self.descriptions.wanted.push(pid),
+            Outcome::Failed(failure) => {
+                let strikes = &mut self.descriptions.strikes;
+                if strikes.len() >= MAX_SUSPECTS {
+                    strikes.clear();
+                }
+                let strikes = strikes.entry(pid).or_default();
+                *strikes += 1;
+                if *strikes < STRIKES {
+                    self.descriptions.wanted.push(pid);
+                } else {
+                    let said = said(failure);
+                    self.warn(&format!(
+                        "process {pid} is not described: the reader {said} over it {STRIKES} times"
+                    ));
+                }
+            }
+        }
+    }
+}
