@@ -3,10 +3,16 @@
 //!
 //! What fails here panics: it is a test that fails.
 
+#[path = "harness/bombs.rs"]
+pub mod bombs;
+#[path = "harness/containers.rs"]
+pub mod containers;
 #[path = "harness/dir.rs"]
 mod dir;
 #[path = "harness/machine.rs"]
 pub mod machine;
+#[path = "harness/pid_reuse.rs"]
+pub mod pid_reuse;
 #[path = "harness/pprof.rs"]
 pub mod pprof;
 #[path = "harness/procfs.rs"]

@@ -24,7 +24,7 @@ It needs root, or the capabilities that it names when it has not got them.";
 const USAGE: &str = "rprofd [OPTIONS]                  the whole machine
        rprofd [OPTIONS] --pid PID        processes, and the children they start
        rprofd [OPTIONS] -- COMMAND ARGS  a command, and the children it starts
-       rprofd doctor --pid PID           which files of a process can be unwound, and why not";
+       rprofd doctor [--pid PID]         what this machine (this process) allows, and what is missing";
 
 /// Commands that are planned: not typing errors, and yet unknown.
 const PLANNED: [&str; 3] = ["serve", "view", "diff"];
@@ -149,6 +149,10 @@ pub struct Options {
         default_value = "/var/cache/rprofd/unwind"
     )]
     pub unwind_cache: PathBuf,
+
+    /// Take also what known defects of this kernel make dangerous; without it that is left out, and said
+    #[arg(long, env = "RPROFD_IGNORE_DEFECTS")]
+    pub ignore_defects: bool,
 
     /// Under sudo, run COMMAND as root instead of as the user who called
     #[arg(long, env = "RPROFD_AS_ROOT")]

@@ -2,6 +2,7 @@
 //! sinks.
 
 mod arch;
+mod cgroup;
 pub mod cli;
 pub mod command;
 pub mod doctor;

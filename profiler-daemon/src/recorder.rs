@@ -1,7 +1,9 @@
 //! The recording: one thread that takes what the kernel sends, attributes it, has it named, and
 //! hands out the profiles of each window.
 
+mod account;
 mod attribution;
+mod caution;
 mod changes;
 mod clock;
 pub mod control;
@@ -9,7 +11,9 @@ mod copies;
 mod error;
 mod latency;
 mod mappings;
+mod pressure;
 mod settings;
+mod throttle;
 mod windows;
 
 use std::{
@@ -25,18 +29,22 @@ use profiler_ebpf::{
 use rustix::event::epoll;
 
 use crate::{
-    kernel::{self, Losses, Record, Sampler, SideBand, StackCopy, What},
+    kernel::{self, Losses, Record, Sampler, SideBand, StackCopy, What, defects::Version},
     process::Table,
     profile::aggregate::{Aggregate, RawStacks},
+    reader::trim_heap,
     symbolize::Symbolizer,
     unwind::{Tables, cache::Cache},
 };
+use account::Account;
 pub use control::{Control, News, Order};
 use copies::Copies;
 pub use error::RecordError;
 use latency::Latencies;
 use mappings::Waiting;
+use pressure::Pressure;
 pub use settings::Settings;
+use throttle::Throttle;
 use windows::Closing;
 
 /// A sample waits this long until it is attributed: side-band records of its time may still come.
@@ -47,6 +55,9 @@ const FETCH: Duration = Duration::from_millis(200);
 
 /// How often the kernel side is told of processes that have ended.
 const WITHDRAW: Duration = Duration::from_secs(2);
+
+/// How often we look which CPUs are online.
+const FOLLOW: Duration = Duration::from_secs(1);
 
 /// Stacks of an epoch are forgotten when they take this many bytes.
 const RAW_STACK_BYTES: usize = 16 << 20;
@@ -78,7 +89,10 @@ pub struct Recorder {
     closing: VecDeque<Closing>,
     fetched: Instant,
     withdrew: Instant,
-    samples: u64,
+    followed: Instant,
+    throttle: Throttle,
+    pressure: Pressure,
+    account: Account,
     stopping: bool,
     skip_names: bool,
     kernel_build_id: Arc<str>,
@@ -93,6 +107,12 @@ impl Recorder {
     /// [`RecordError`]; nothing stays attached.
     pub fn new(settings: Settings, control: Control) -> Result<Self, RecordError> {
         hurry();
+        let settings = if settings.ignore_defects {
+            settings
+        } else {
+            let limit = throttle::limit().unwrap_or(u64::MAX);
+            caution::careful(settings, Version::upstream(), limit)
+        };
         let filter = &settings.filter;
         let mode = if filter.is_all() {
             Mode::All
@@ -152,7 +172,10 @@ impl Recorder {
             closing: VecDeque::new(),
             fetched: Instant::now(),
             withdrew: Instant::now(),
-            samples: 0,
+            followed: Instant::now(),
+            throttle: Throttle::default(),
+            pressure: Pressure::new(),
+            account: Account::default(),
             stopping: false,
             skip_names: false,
             kernel_build_id: clock::kernel_build_id().into(),
@@ -168,9 +191,7 @@ impl Recorder {
             epoll::add(&self.epoll, fd, epoll::EventData::new_u64(data), flags)
                 .map_err(RecordError::of("epoll_ctl"))
         };
-        for fd in self.sampler.side_band_fds() {
-            add(fd, epoll::EventFlags::IN, ANYTHING)?;
-        }
+        self.watch_cpus()?;
         // A ring of records is readable whenever something is in it; only its wake-ups count.
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         add(self.sampler.records_fd(), flags, RECORDS)?;
@@ -179,6 +200,37 @@ impl Recorder {
             add(fd, epoll::EventFlags::IN, ANYTHING)?;
         }
         self.watch_reader()
+    }
+
+    fn watch_cpus(&self) -> Result<(), RecordError> {
+        for fd in self.sampler.side_band_fds() {
+            let data = epoll::EventData::new_u64(ANYTHING);
+            match epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(RecordError::of("epoll_ctl")(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Samples CPUs that have come online, and notices what went, or is throttled.
+    fn follow_machine(&mut self) -> Result<(), RecordError> {
+        self.followed = Instant::now();
+        let moves = self.sampler.follow_cpus()?;
+        for cpu in moves.gone {
+            tracing::info!("CPU {cpu} went offline");
+        }
+        if !moves.came.is_empty() {
+            tracing::info!("sampling CPUs that came online: {:?}", moves.came);
+            self.watch_cpus()?;
+        }
+        self.throttle.look(self.settings.hertz);
+        if self.pressure.is_high() {
+            self.symbolizer.relieve();
+            self.next_epoch()?;
+            trim_heap();
+        }
+        Ok(())
     }
 
     fn watch_reader(&mut self) -> Result<(), RecordError> {
@@ -229,12 +281,14 @@ impl Recorder {
             if self.withdrew.elapsed() >= WITHDRAW {
                 self.withdraw_ended();
             }
+            if self.followed.elapsed() >= FOLLOW && !self.stopping {
+                self.follow_machine()?;
+            }
             if self.stopping && self.closing.is_empty() {
                 break;
             }
         }
-        self.report();
-        Ok(())
+        self.report()
     }
 
     /// Waits until there is something to do. Returns whether the kernel side has said that much
@@ -315,6 +369,9 @@ impl Recorder {
         for info in self.symbolizer.poll(urgent) {
             self.table.describe(&info);
         }
+        for pid in self.symbolizer.take_gone() {
+            self.table.gone(pid, clock::boot_ns());
+        }
         self.apply_changes();
         self.take_file_news()?;
         self.watch_reader()
@@ -322,20 +379,20 @@ impl Recorder {
 
     /// Takes what waits in the ring.
     fn drain(&mut self) {
-        let Self { sampler, raw, queue, samples, settings, .. } = self;
-        let before = *samples;
+        let Self { sampler, raw, queue, account, settings, .. } = self;
+        let before = account.received;
         sampler.drain(|record| match record {
             Record::Stack(header, frames) => raw.add(&header, frames),
             Record::Sample(sample) => {
-                *samples += 1;
+                account.received += 1;
                 queue.push_back((sample, None));
             }
             Record::Copy(sample, copy) => {
-                *samples += 1;
+                account.received += 1;
                 queue.push_back((sample, Some(copy)));
             }
         });
-        if before == 0 && *samples > 0 {
+        if before == 0 && account.received > 0 {
             let now_ns = clock::boot_ns();
             let age = queue.front().map_or(0, |(sample, _)| now_ns.saturating_sub(sample.time_ns));
             let after = settings.started.elapsed().saturating_sub(Duration::from_nanos(age));
@@ -352,7 +409,7 @@ impl Recorder {
         if self.raw.bytes() > RAW_STACK_BYTES {
             self.next_epoch()?;
         }
-        self.control.count(self.samples);
+        self.control.count(self.account.received);
         Ok(())
     }
 
@@ -363,7 +420,7 @@ impl Recorder {
     }
 
     /// Says how it went, to those who look closely.
-    fn report(&self) {
+    fn report(&mut self) -> Result<(), RecordError> {
         let figures = self.symbolizer.figures();
         tracing::info!(
             "naming took {} ms for {} addresses in {} files",
@@ -378,6 +435,8 @@ impl Recorder {
             tracing::info!("unwind tables dropped for want of room: {}", self.tables.dropped());
         }
         tracing::info!("readers started: {}", self.symbolizer.readers_started());
+        tracing::info!("{}", self.account.close(self.sampler.losses()?.counters));
+        Ok(())
     }
 }
 

@@ -38,12 +38,13 @@ pub fn check() -> Result<(), KernelError> {
 
 /// Before there was `CAP_BPF` and `CAP_PERFMON` (Linux 5.8), `CAP_SYS_ADMIN` was both, and it still
 /// is: `bpf_capable` and `perfmon_capable`, `include/linux/capability.h`.
-fn may_sample(held: CapabilitySet) -> bool {
+pub(crate) fn may_sample(held: CapabilitySet) -> bool {
     held.contains(CapabilitySet::SYS_ADMIN)
         || held.contains(CapabilitySet::BPF | CapabilitySet::PERFMON)
 }
 
-fn held() -> CapabilitySet {
+/// What this process may do.
+pub(crate) fn held() -> CapabilitySet {
     capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
 }
 
@@ -68,6 +69,12 @@ pub fn advice() -> String {
         missing.join(", "),
         setcap(&exe)
     )
+}
+
+/// What gives rprofd the capabilities that it lacks.
+pub(crate) fn mend() -> String {
+    let exe = env::current_exe().unwrap_or_default();
+    format!("run it as root (sudo), or once: {}", setcap(&exe))
 }
 
 /// What a run that could not name everything says of it: which capabilities it lacked for that, and

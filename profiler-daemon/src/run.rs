@@ -125,6 +125,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         no_inlines: options.no_inlines,
         debug_dirs: options.debug_dir.clone(),
         log: options.verbose > 1,
+        ignore_defects: options.ignore_defects,
         started,
         comments: comments(&options),
     };

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_ebpf::unwind::table::{BLOCK_BYTES, Table};
+use profiler_ebpf::unwind::table::{BLOCK_BYTES, Block, Blocks, Table, block_of};
 
 use crate::{
     kernel::{KernelError, Placed},
@@ -228,24 +228,39 @@ pub(crate) fn is_sound(table: &UnwindTable) -> bool {
     table.blocks.len().is_multiple_of(BLOCK_BYTES) && table.pages > 0 && header(table).is_sound()
 }
 
+/// A table's blocks, as the kernel side would have them.
+pub(crate) struct TableBlocks(Vec<Block>);
+
+impl TableBlocks {
+    pub(crate) fn of(table: &UnwindTable) -> Self {
+        Self(table.blocks.chunks_exact(BLOCK_BYTES).map(block_of).collect())
+    }
+}
+
+impl Blocks for TableBlocks {
+    fn block(&self, number: u32) -> Option<&Block> {
+        self.0.get(number as usize)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Room for so many blocks; what is taken back is free after `rest`.
-    struct Blocks {
+    struct Space {
         free: u32,
         resting: u32,
         next: u32,
     }
 
-    impl Blocks {
+    impl Space {
         fn of(free: u32) -> Self {
             Self { free, resting: 0, next: 1 }
         }
     }
 
-    impl Room for Blocks {
+    impl Room for Space {
         fn put(&mut self, table: &Table, words: &[u8]) -> Result<Option<Placed>, KernelError> {
             assert_eq!(words.len(), table.blocks as usize * BLOCK_BYTES);
             if table.blocks > self.free {
@@ -270,7 +285,7 @@ mod tests {
         UnwindTable { base: 0, pages: 1, shift: 16, rules: 1, blocks }
     }
 
-    fn add(tables: &mut Tables, room: &mut Blocks, inode: u64, blocks: usize) -> HashSet<FileKey> {
+    fn add(tables: &mut Tables, room: &mut Space, inode: u64, blocks: usize) -> HashSet<FileKey> {
         assert!(tables.want(key(inode)));
         assert!(!tables.want(key(inode)), "it was asked for already");
         tables.answered(key(inode), Some(table(blocks)));
@@ -279,7 +294,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_make_room() {
-        let (mut tables, mut room) = (Tables::default(), Blocks::of(9));
+        let (mut tables, mut room) = (Tables::default(), Space::of(9));
         for inode in 1..=3 {
             assert_eq!(add(&mut tables, &mut room, inode, 3), HashSet::from([key(inode)]));
             assert_ne!(tables.slot(&key(inode)), 0);
@@ -299,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_table_bigger_than_all_room_is_done_without() {
-        let (mut tables, mut room) = (Tables::default(), Blocks::of(3));
+        let (mut tables, mut room) = (Tables::default(), Space::of(3));
         assert!(add(&mut tables, &mut room, 1, 4).is_empty());
         assert!(!tables.touch(&key(1)) && !tables.want(key(1)));
         assert_eq!(add(&mut tables, &mut room, 2, 3), HashSet::from([key(2)]));
@@ -307,7 +322,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_table() {
-        let (mut tables, mut room) = (Tables::default(), Blocks::of(3));
+        let (mut tables, mut room) = (Tables::default(), Space::of(3));
         for (inode, broken) in (1..).zip([
             UnwindTable { shift: 40, ..table(2) },
             UnwindTable { rules: 7, ..table(2) },
@@ -322,7 +337,7 @@ mod tests {
 
     #[test]
     fn files_that_nobody_maps_are_forgotten() {
-        let (mut tables, mut room) = (Tables::default(), Blocks::of(6));
+        let (mut tables, mut room) = (Tables::default(), Space::of(6));
         add(&mut tables, &mut room, 1, 3);
         add(&mut tables, &mut room, 2, 3);
         let now = Instant::now();

@@ -16,6 +16,8 @@ pub struct Counters {
     pub busy: u64,
     /// Samples dropped since the ring was full.
     pub ring_full: u64,
+    /// Samples dropped since the task could not be read.
+    pub unread: u64,
     /// Samples sent without a stack since the ring had no room for the stack.
     pub stack_lost: u64,
     /// Children of a target that are not followed since the map was full.
@@ -25,21 +27,34 @@ pub struct Counters {
 impl Counters {
     /// Adds the counts of another CPU.
     pub fn add(&mut self, other: &Self) {
-        let Self { entered, idle, filtered, sent, busy, ring_full, stack_lost, fork_lost } = other;
+        let Self { entered, idle, filtered, sent, busy, ring_full, unread, stack_lost, fork_lost } =
+            other;
         self.entered += entered;
         self.idle += idle;
         self.filtered += filtered;
         self.sent += sent;
         self.busy += busy;
         self.ring_full += ring_full;
+        self.unread += unread;
         self.stack_lost += stack_lost;
         self.fork_lost += fork_lost;
+    }
+
+    /// Samples that were to be taken, and of which something became.
+    pub fn accounted(&self) -> u64 {
+        self.sent + self.busy + self.ring_full + self.unread
+    }
+
+    /// Samples that were to be taken: of a process that is profiled, if that was known already.
+    pub fn wanted(&self) -> u64 {
+        self.entered - self.idle - self.filtered
     }
 
     /// What was counted on top of `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        let Self { entered, idle, filtered, sent, busy, ring_full, stack_lost, fork_lost } = *self;
+        let Self { entered, idle, filtered, sent, busy, ring_full, unread, stack_lost, fork_lost } =
+            *self;
         Self {
             entered: entered.saturating_sub(before.entered),
             idle: idle.saturating_sub(before.idle),
@@ -47,6 +62,7 @@ impl Counters {
             sent: sent.saturating_sub(before.sent),
             busy: busy.saturating_sub(before.busy),
             ring_full: ring_full.saturating_sub(before.ring_full),
+            unread: unread.saturating_sub(before.unread),
             stack_lost: stack_lost.saturating_sub(before.stack_lost),
             fork_lost: fork_lost.saturating_sub(before.fork_lost),
         }

@@ -28,7 +28,7 @@ use profiler_ebpf::{
 use crate::{
     maps::{CONTROL, COUNTERS, RECORDS, SCRATCH, SENT, Scratch, TARGETS, config, submit_flags},
     registers, stack_copy,
-    task::Task,
+    task::{Flags, Task},
     user_stack,
 };
 
@@ -62,12 +62,11 @@ fn enter(ctx: &PerfEventContext) -> Option<()> {
     // SAFETY: the helper has no arguments; its result is the current task.
     let task_btf = unsafe { bpf_get_current_task_btf() };
     let task = Task(task_btf.cast_const().cast());
-    let flags = task.flags(&config)?;
-    let (pid, start_ns, exec_id) = if flags.kernel_thread {
-        (KERNEL_PID, 0, 0)
-    } else {
-        (pid, task.process_start_ns(&config)?, task.exec_id(&config)?)
+    let Some((flags, start_ns, exec_id)) = who(task, &config) else {
+        count!(unread);
+        return None;
     };
+    let pid = if flags.kernel_thread { KERNEL_PID } else { pid };
     if config.mode != Mode::All as u32 {
         // SAFETY: the value is looked at before anything can replace it.
         let target = unsafe { TARGETS.get(pid) };
@@ -76,7 +75,10 @@ fn enter(ctx: &PerfEventContext) -> Option<()> {
             return None;
         }
     }
-    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let (Some(scratch), Some(control)) = (SCRATCH.get_ptr_mut(0), CONTROL.get(0).copied()) else {
+        count!(unread);
+        return None;
+    };
     // SAFETY: the pointer is to this CPU's element, which `busy` gives to one program at a time.
     let scratch = unsafe { &mut *scratch };
     if scratch.busy != 0 {
@@ -97,9 +99,19 @@ fn enter(ctx: &PerfEventContext) -> Option<()> {
         ..Sample::default()
     };
     let user_task = if flags.user_code { Some(task_btf) } else { None };
-    send(ctx, &config, &mut sample, user_task, scratch);
+    send(ctx, &config, &control, &mut sample, user_task, scratch);
     scratch.busy = 0;
     Some(())
+}
+
+/// What kind of task runs, when its process started, and how often that called `exec`.
+#[inline(always)]
+fn who(task: Task, config: &Config) -> Option<(Flags, u64, u32)> {
+    let flags = task.flags(config)?;
+    if flags.kernel_thread {
+        return Some((flags, 0, 0));
+    }
+    Some((flags, task.process_start_ns(config)?, task.exec_id(config)?))
 }
 
 /// Takes both stacks and sends the sample.
@@ -107,28 +119,28 @@ fn enter(ctx: &PerfEventContext) -> Option<()> {
 fn send(
     ctx: &PerfEventContext,
     config: &Config,
+    control: &Control,
     sample: &mut Sample,
     user_task: Option<*mut task_struct>,
     scratch: &mut Scratch,
 ) {
-    let Some(control) = CONTROL.get(0).copied() else { return };
     sample.epoch = control.epoch;
     // SAFETY: the buffer is 16 bytes long.
     unsafe { bpf_get_current_comm(sample.comm.as_mut_ptr().cast(), 16) };
     let in_kernel = !registers::in_user_mode(ctx);
     if config.kernel_stacks != 0 && in_kernel {
-        kernel_stack(ctx, config, &control, sample, scratch);
+        kernel_stack(ctx, config, control, sample, scratch);
     }
     if let Some(task) = user_task
         && config.user_stacks != 0
         && (!in_kernel || Task(task.cast_const().cast()).has_user_memory(config))
-        && user_stack(config, &control, sample, task, scratch)
-        && stack_copy::send(&control, sample, task)
+        && user_stack(config, control, sample, task, scratch)
+        && stack_copy::send(control, sample, task)
     {
         count!(sent);
         return;
     }
-    if RECORDS.output::<Sample>(&*sample, submit_flags(&control)).is_err() {
+    if RECORDS.output::<Sample>(&*sample, submit_flags(control)).is_err() {
         count!(ring_full);
     } else {
         count!(sent);

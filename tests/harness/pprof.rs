@@ -182,6 +182,14 @@ impl Profile {
         self.frames(sample).contains(&function)
     }
 
+    /// True if a line of `function` is known, in a source file whose path ends with `file`.
+    pub fn has_line_of(&self, function: &str, file: &str) -> bool {
+        let lines = self.locations.values().flat_map(|location| &location.lines);
+        lines
+            .into_iter()
+            .any(|line| line.function == function && line.file.ends_with(file) && line.line > 0)
+    }
+
     /// Function names of a stack, leaf first, inlined functions included; an unnamed location is
     /// the empty string.
     pub fn frames(&self, sample: &Sample) -> Vec<&str> {

@@ -55,6 +55,15 @@ impl Program {
         Self { path: path.to_owned() }
     }
 
+    /// Compiles C to `path` with another compiler than gcc.
+    pub fn compiled_by(compiler: &str, source: &str, path: &Path) -> Self {
+        let mut command = Command::new(compiler);
+        command.args(FRAME_POINTERS).arg("-o").arg(path).arg(source_path(source));
+        let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        assert!(status.success(), "{command:?}: {status}");
+        Self { path: path.to_owned() }
+    }
+
     /// The executable.
     pub fn path(&self) -> &Path {
         &self.path

@@ -91,6 +91,69 @@ fn a_missing_capability_is_said_beside_what_it_costs() {
     assert!(closing.contains("sudo setcap "), "{stderr}");
 }
 
+/// Root without some capabilities. `CAP_SYS_ADMIN` stands for others, and so goes, too.
+fn as_root_without(capabilities: &str, dir: &OpenDir, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--bounding-set=-sys_admin,{capabilities}")).arg("--");
+    command.arg(dir.rprofd()).args(args).current_dir(&**dir);
+    let output = command.output().expect("start setpriv");
+    (output.status.code(), text(&output.stderr))
+}
+
+#[test]
+fn each_capability_that_is_missing_is_said_or_its_loss() {
+    if !machine::can_profile() || !machine::has(&["setpriv", "gcc"]) {
+        return;
+    }
+    let dir = OpenDir::new("each-capability");
+    // Not readable to others, and deleted.
+    let program = Program::build("spin.c").copy_to(&dir.join("closed"));
+    fs::set_permissions(program.path(), fs::Permissions::from_mode(0o700)).expect("chmod");
+    let start = |program: &Program| {
+        let child = program.command(&["1", "60"]).stdout(Stdio::null()).spawn();
+        Running { child: child.expect("start") }
+    };
+    let closed = start(&program);
+    let deleted = program.copy_to(&dir.join("deleted"));
+    let deleted_running = start(&deleted);
+    fs::remove_file(deleted.path()).expect("remove");
+
+    let closed_args = ["-d", "1s", "--pid", &closed.pid().to_string()];
+    for needed in ["bpf", "perfmon"] {
+        let (status, stderr) = as_root_without(&format!("-{needed}"), &dir, &closed_args);
+        assert_eq!(status, Some(3), "{stderr}");
+        assert!(stderr.contains(&format!("CAP_{}", needed.to_uppercase())), "{stderr}");
+    }
+    for (lost, pid) in [
+        ("sys_ptrace", closed.pid()),
+        ("dac_read_search", closed.pid()),
+        ("checkpoint_restore", deleted_running.pid()),
+    ] {
+        let args = ["-d", "1s", "--pid", &pid.to_string()];
+        let (status, stderr) = as_root_without(&format!("-{lost}"), &dir, &args);
+        assert_eq!(status, Some(0), "{stderr}");
+        let said = format!("rprofd lacks CAP_{}", lost.to_uppercase());
+        assert!(stderr.contains(&said), "{lost}: {stderr}");
+        assert!(stderr.contains("Without names: "), "{lost}: {stderr}");
+    }
+    let (status, stderr) = as_root_without("-syslog", &dir, &closed_args);
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stderr.contains("CAP_SYSLOG"), "{stderr}");
+    for stays in ["setuid", "setgid"] {
+        let (status, stderr) = as_root_without(&format!("-{stays}"), &dir, &closed_args);
+        assert_eq!(status, Some(0), "{stderr}");
+        assert!(stderr.contains("warning: the readers stay root"), "{stays}: {stderr}");
+    }
+    // Under sudo files are made as the user who called it.
+    let rprofd = Rprofd::bare(Path::new("setpriv"), &dir).with(|command| {
+        command.env("SUDO_UID", NOBODY.to_string()).env("SUDO_GID", NOBODY.to_string());
+        command.args(["--bounding-set=-sys_admin,-setuid,-setgid,-chown", "--"]);
+        command.arg(dir.rprofd()).args(closed_args);
+    });
+    let run = rprofd.run().expect_code(1);
+    assert!(run.stderr.contains("can't be written as the user who called sudo"), "{}", run.stderr);
+}
+
 fn as_nobody(dir: &OpenDir, args: &[&str]) -> Output {
     as_nobody_with("-all", dir, args)
 }

@@ -1,5 +1,7 @@
 //! The machine's CPUs.
 
+use std::collections::HashMap;
+
 use super::KernelError;
 
 /// `/proc/stat` counts in hundredths of a second (`USER_HZ`).
@@ -16,9 +18,19 @@ pub(super) fn possible() -> Result<u32, KernelError> {
     Ok(cpus.into_iter().max().map_or(1, |last| last.saturating_add(1)))
 }
 
-/// How long `cpus` have been idle since boot, together, in nanoseconds.
-pub(super) fn idle_ns(cpus: &[u32]) -> Result<u64, KernelError> {
-    Ok(parse_idle(&read("/proc/stat")?, cpus))
+/// How long each CPU that is online has been idle since boot.
+pub(super) struct Idle(HashMap<u32, u64>);
+
+impl Idle {
+    /// Reads it.
+    pub(super) fn read() -> Result<Self, KernelError> {
+        Ok(Self(parse_idle(&read("/proc/stat")?)))
+    }
+
+    /// Of one CPU, in nanoseconds; 0 while it is offline.
+    pub(super) fn of(&self, cpu: u32) -> u64 {
+        self.0.get(&cpu).copied().unwrap_or_default()
+    }
 }
 
 fn read(path: &'static str) -> Result<String, KernelError> {
@@ -37,19 +49,15 @@ fn parse_list(text: &str) -> Vec<u32> {
     cpus
 }
 
-/// Adds up the columns `idle` and `iowait` (fourth and fifth) of the lines of `cpus`.
-fn parse_idle(stat: &str, cpus: &[u32]) -> u64 {
-    let mut ticks = 0;
-    for line in stat.lines() {
+/// The columns `idle` and `iowait` (fourth and fifth) of each CPU's line, together.
+fn parse_idle(stat: &str) -> HashMap<u32, u64> {
+    let of_line = |line: &str| {
         let mut columns = line.split_ascii_whitespace();
-        let cpu = columns.next().and_then(|name| name.strip_prefix("cpu"));
-        if let Some(cpu) = cpu.and_then(|number| number.parse().ok())
-            && cpus.contains(&cpu)
-        {
-            ticks += columns.skip(3).take(2).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>();
-        }
-    }
-    ticks * TICK_NS
+        let cpu = columns.next()?.strip_prefix("cpu")?.parse().ok()?;
+        let ticks: u64 = columns.skip(3).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+        Some((cpu, ticks * TICK_NS))
+    };
+    stat.lines().filter_map(of_line).collect()
 }
 
 #[cfg(test)]
@@ -66,7 +74,7 @@ mod tests {
     #[test]
     fn idle_time_of_some_cpus() {
         let stat = "cpu  9 9 9 99 9 9\ncpu0 1 2 3 40 5 6\ncpu1 1 2 3 70 1 6\nintr 4 5\n";
-        assert_eq!(parse_idle(stat, &[0, 1]), 116 * TICK_NS);
-        assert_eq!(parse_idle(stat, &[1]), 71 * TICK_NS);
+        let idle = parse_idle(stat);
+        assert_eq!((idle[&0], idle[&1], idle.len()), (45 * TICK_NS, 71 * TICK_NS, 2));
     }
 }

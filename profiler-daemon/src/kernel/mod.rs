@@ -2,7 +2,9 @@
 
 mod bpf;
 mod btf;
+mod cpu_events;
 mod cpus;
+pub mod defects;
 mod error;
 mod object;
 mod perf;
@@ -15,9 +17,10 @@ mod side_band;
 mod stack_copy;
 mod tables;
 
+pub use cpu_events::Moves;
 pub use error::KernelError;
-pub use perf::{Event, period_ns};
-pub use sampler::{Losses, Record, Sampler, Settings};
+pub use perf::{Event, has_cycles, period_ns};
+pub use sampler::{Losses, Record, Sampler, Settings, is_initial_pid_namespace};
 pub use side_band::{Map, SideBand, What};
 pub use stack_copy::StackCopy;
 pub use tables::Placed;

@@ -125,6 +125,11 @@ impl AsFd for PerfEvent {
     }
 }
 
+/// Whether the machine has a cycle counter that can sample.
+pub fn has_cycles() -> bool {
+    PerfEvent::sampling(0, Event::Cycles, 99).is_ok()
+}
+
 /// Nanoseconds between two samples of one CPU at `hertz`.
 pub fn period_ns(hertz: u64) -> u64 {
     1_000_000_000 / hertz.max(1)

@@ -13,13 +13,14 @@ use profiler_ebpf::{
 };
 
 use super::{
-    Event, KernelError, SideBand, btf, cpus,
+    Event, KernelError, Moves, SideBand, btf,
+    cpu_events::CpuSet,
+    cpus,
     error::from_aya,
     object::{Load, Object},
-    perf::{PerfEvent, period_ns},
+    perf::period_ns,
     ranges::RangeMap,
-    ring::Ring,
-    side_band,
+    side_band::What,
     stack_copy::StackCopy,
     tables::{Placed, TableMap},
 };
@@ -75,7 +76,7 @@ pub struct Losses {
 impl Losses {
     /// Samples that should have been taken of a running process and are not there.
     pub fn samples(&self) -> u64 {
-        self.missed + self.counters.busy + self.counters.ring_full
+        self.missed + self.counters.busy + self.counters.ring_full + self.counters.unread
     }
 
     /// What came on top of `before`.
@@ -94,10 +95,9 @@ pub struct Sampler {
     object: Object,
     ranges: RangeMap,
     tables: TableMap,
-    clocks: Vec<PerfEvent>,
-    cpus: Vec<u32>,
-    idle_before_ns: u64,
-    rings: Vec<Ring>,
+    cpus: CpuSet,
+    /// Side-band records of CPUs that have just come online are missing.
+    has_gaps: bool,
     settings: Settings,
     epoch: u32,
     seed: u64,
@@ -112,7 +112,6 @@ impl Sampler {
     /// [`Self::enable`] on.
     pub fn new(settings: Settings) -> Result<Self, KernelError> {
         check_namespace()?;
-        let cpus = cpus::online()?;
         let config = profiler_ebpf::config::Config {
             mode: settings.mode as u32,
             follow: u32::from(settings.follow && settings.mode != Mode::All),
@@ -122,40 +121,19 @@ impl Sampler {
             ..btf::offsets()?
         };
         raise_memory_lock();
-        let ring_bytes = ring_bytes(cpus.len(), settings.hertz);
+        let ring_bytes = ring_bytes(cpus::online()?.len(), settings.hertz);
         let object =
             Object::load(&Load { config, ring_bytes, cpus: cpus::possible()?, log: settings.log })?;
         let ranges = RangeMap::new(&object.ranges)?;
         let tables = TableMap::new(&object.slabs, &object.tables, settings.unwind_memory_bytes)?;
-        // Last, since loading takes a while in which nobody would empty them.
-        let mut rings = Vec::with_capacity(cpus.len());
-        for &cpu in &cpus {
-            rings.push(Ring::new(PerfEvent::side_band(cpu)?)?);
-        }
-        let mut clocks = Vec::with_capacity(cpus.len());
-        for &cpu in &cpus {
-            let clock =
-                PerfEvent::sampling(cpu, settings.event, settings.hertz).map_err(|error| {
-                    match error {
-                        KernelError::SystemCall { io_error, .. }
-                            if settings.event == Event::Cycles =>
-                        {
-                            KernelError::NoCycles(io_error)
-                        }
-                        error => error,
-                    }
-                })?;
-            clock.attach(object.cpu.as_fd())?;
-            clocks.push(clock);
-        }
+        // Last, since loading takes a while in which nobody would empty their rings.
+        let cpus = CpuSet::open(settings.event, settings.hertz, object.cpu.as_fd())?;
         let mut sampler = Self {
             object,
             ranges,
             tables,
-            clocks,
             cpus,
-            idle_before_ns: 0,
-            rings,
+            has_gaps: false,
             settings,
             epoch: 0,
             seed: config.seed,
@@ -170,18 +148,25 @@ impl Sampler {
 
     /// Starts sampling.
     pub fn enable(&mut self) -> Result<(), KernelError> {
-        self.idle_before_ns = cpus::idle_ns(&self.cpus)?;
-        self.clocks.iter().try_for_each(PerfEvent::enable)
+        self.cpus.enable()
     }
 
     /// Stops sampling; what waits can still be drained.
-    pub fn disable(&self) -> Result<(), KernelError> {
-        self.clocks.iter().try_for_each(PerfEvent::disable)
+    pub fn disable(&mut self) -> Result<(), KernelError> {
+        self.cpus.disable()
     }
 
     /// Number of CPUs that are sampled.
     pub fn cpus(&self) -> usize {
-        self.clocks.len()
+        self.cpus.count()
+    }
+
+    /// Looks for CPUs that went offline or came online; from here on those that came are sampled.
+    /// Their [`Self::side_band_fds`] are new.
+    pub fn follow_cpus(&mut self) -> Result<Moves, KernelError> {
+        let moves = self.cpus.follow(self.object.cpu.as_fd())?;
+        self.has_gaps |= !moves.came.is_empty();
+        Ok(moves)
     }
 
     /// Nanoseconds between two samples of a CPU.
@@ -191,7 +176,7 @@ impl Sampler {
 
     /// Becomes readable at each side-band record.
     pub fn side_band_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.rings.iter().map(|ring| ring.event().as_fd())
+        self.cpus.fds()
     }
 
     /// Becomes readable when much waits for [`Self::drain`].
@@ -201,12 +186,15 @@ impl Sampler {
 
     /// Hands over the side-band records that wait, sorted by time.
     pub fn drain_side_band(&mut self, events: &mut Vec<SideBand>) {
-        let Self { rings, buffer, side_band_lost, .. } = self;
+        let Self { cpus, buffer, side_band_lost, has_gaps, .. } = self;
         let first = events.len();
-        for ring in rings {
+        if std::mem::take(has_gaps) {
+            events.push(SideBand { time_ns: 0, pid: 0, tid: 0, what: What::Lost(0) });
+        }
+        for ring in cpus.rings() {
             ring.drain(buffer, |record| {
                 if let Some(event) = SideBand::parse(record) {
-                    if let side_band::What::Lost(count) = event.what {
+                    if let What::Lost(count) = event.what {
                         *side_band_lost += count;
                     }
                     events.push(event);
@@ -288,16 +276,8 @@ impl Sampler {
     }
 
     /// What was counted and lost so far.
-    pub fn losses(&self) -> Result<Losses, KernelError> {
-        let mut expected = 0;
-        if self.settings.event == Event::CpuClock {
-            let mut counted_ns = 0;
-            for clock in &self.clocks {
-                counted_ns += clock.count()?;
-            }
-            let idle_ns = cpus::idle_ns(&self.cpus)?.saturating_sub(self.idle_before_ns);
-            expected = counted_ns.saturating_sub(idle_ns) / self.period_ns();
-        }
+    pub fn losses(&mut self) -> Result<Losses, KernelError> {
+        let expected = self.cpus.expected()?;
         let mut counters = Counters::default();
         let per_cpu = self.object.counters.get(&0, 0).map_err(|error| from_aya(&error))?;
         for cpu in per_cpu.iter() {
@@ -390,10 +370,19 @@ fn raise_memory_lock() {
 }
 
 fn check_namespace() -> Result<(), KernelError> {
+    if is_initial_pid_namespace()? { Ok(()) } else { Err(KernelError::PidNamespace) }
+}
+
+/// Whether this is the pid namespace whose pids the kernel reports.
+///
+/// # Errors
+///
+/// [`KernelError::File`].
+pub fn is_initial_pid_namespace() -> Result<bool, KernelError> {
     const PATH: &str = "/proc/self/ns/pid";
     let stat = rustix::fs::stat(PATH)
         .map_err(|error| KernelError::File { path: PATH, io_error: error.into() })?;
-    if stat.st_ino == INITIAL_PID_NAMESPACE { Ok(()) } else { Err(KernelError::PidNamespace) }
+    Ok(stat.st_ino == INITIAL_PID_NAMESPACE)
 }
 
 #[cfg(test)]

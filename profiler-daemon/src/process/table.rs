@@ -6,7 +6,7 @@ mod side_band;
 mod verdict;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -49,7 +49,12 @@ pub struct Table {
     changes: Vec<Change>,
     /// The pid of the process that is to become the command, until that process is known.
     becomes_command: Option<u32>,
+    /// Ends of processes that are not known: records of different CPUs may come out of order.
+    early_ends: VecDeque<(u32, u64)>,
 }
+
+/// The most ends of unknown processes that are remembered.
+const MAX_EARLY_ENDS: usize = 256;
 
 impl Table {
     /// A table that knows of no process.
@@ -62,6 +67,7 @@ impl Table {
             next_mapping: 0,
             changes: Vec::new(),
             becomes_command: None,
+            early_ends: VecDeque::new(),
         }
     }
 
@@ -106,6 +112,9 @@ impl Table {
             cmdline: "".into(),
             cgroup: "".into(),
         };
+        let ends = |end: &(u32, u64)| from_ns > 0 && end.0 == pid && end.1 >= from_ns;
+        let early_end = self.early_ends.iter().position(ends);
+        let exit_ns = early_end.and_then(|at| self.early_ends.remove(at)).map(|end| end.1);
         let life = Life {
             id,
             process: Arc::new(process),
@@ -115,7 +124,7 @@ impl Table {
             told: None,
             inherited: false,
             from_ns,
-            exit_ns: None,
+            exit_ns,
             withdrawn: false,
             start_known: false,
             images: vec![Image {
@@ -208,6 +217,14 @@ impl Table {
         {
             life.asked_ns = time_ns;
             self.changes.push(Change::Describe(life.process.pid));
+        }
+    }
+
+    /// Notes that there was no such process any more when it was to be described. (A sample that is
+    /// taken later brings it back.)
+    pub fn gone(&mut self, pid: u32, time_ns: u64) {
+        if let Some(life) = self.newest(pid).and_then(|id| self.lives.get_mut(&id)) {
+            life.exit_ns.get_or_insert(time_ns);
         }
     }
 

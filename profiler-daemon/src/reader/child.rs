@@ -19,11 +19,12 @@ use super::file_pages::FilePages;
 use super::files::{FileTable, MAX_OPEN_FILES};
 use super::lane::{Answer, serve};
 use super::names::Namer;
+use super::processes::{self, ProcessError};
 use super::protocol::{PidList, reply, request};
 use super::sandbox::{self, SandboxError};
 use super::unwinder::Unwinder;
 use super::wire::WireError;
-use super::{processes, sys};
+use super::{surroundings, sys};
 
 /// First argument of a process that is to be a reader.
 pub const ARGUMENT: &str = "__reader";
@@ -49,12 +50,16 @@ pub const LANES: usize = 1 + NAMES_LANES + 1;
 /// Niceness of the names and tables lanes, whose work may take seconds.
 const LANE_NICENESS: i32 = 5;
 
+/// How much rather than others the kernel ends this process when memory runs out, up to 1000
+/// (proc_pid_oom_score_adj(5)).
+const OOM_SCORE: &str = "500";
+
 /// Stack of each of these lanes, in bytes: demangling and inlined functions recurse.
 const LANE_STACK_BYTES: usize = 16 << 20;
 
 /// Descriptors that may be open: each file with its debug file, both once more while they are
 /// being named, and some.
-const DESCRIPTORS: u64 = 4 * MAX_OPEN_FILES as u64 + 256;
+const DESCRIPTORS: u64 = 4 * MAX_OPEN_FILES as u64 + 512;
 
 /// Why the reader ended early.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +96,8 @@ pub fn main() -> ExitCode {
 fn run() -> Result<(), ChildError> {
     sys::ignore_termination_signals();
     sys::limit_kept_memory();
+    // Where memory runs out, better a reader, which costs some names, than the core.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let debug_dirs = debug_dirs(std::env::args_os().skip(2))?;
     let lane = |fd| {
         let owned = sys::inherited(fd).map_err(failed("lane"))?;
@@ -205,15 +212,22 @@ impl Answer for Files {
             request::Kind::Pids(_) => processes::pids()
                 .map(|pids| reply::Kind::Pids(PidList { pids }))
                 .map_err(|io_error| format!("/proc: {io_error}")),
-            request::Kind::Process(process) => processes::read(process.pid)
-                .map(reply::Kind::Process)
-                .map_err(|error| error.to_string()),
+            request::Kind::Process(process) => match processes::read(process.pid) {
+                Ok(description) => Ok(reply::Kind::Description(description)),
+                Err(ProcessError::Ended { .. }) => Ok(reply::Kind::Gone(process)),
+                Err(error) => Err(error.to_string()),
+            },
             request::Kind::Open(open) => return self.table.answer(&open),
+            request::Kind::HoldPerfMap(map) => return self.table.hold_perf_map(&map),
+            request::Kind::Surroundings(process) => surroundings::read(process.pid)
+                .map(reply::Kind::Surroundings)
+                .map_err(|io_error| format!("/proc/{}: {io_error}", process.pid)),
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
             | request::Kind::NamePerfMap(_)
             | request::Kind::Unwind(_)
-            | request::Kind::UnwindDigest(_) => Err("this is asked on another lane".to_owned()),
+            | request::Kind::UnwindDigest(_)
+            | request::Kind::Rest(_) => Err("this is asked on another lane".to_owned()),
         };
         result.unwrap_or_else(reply::Kind::Error)
     }

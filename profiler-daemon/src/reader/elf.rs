@@ -26,7 +26,9 @@ pub(super) const LITTLE_ENDIAN: u8 = 1;
 const PT_LOAD: u64 = 1;
 const PT_NOTE: u64 = 4;
 const PF_X: u64 = 1;
+const SHT_SYMTAB: u64 = 2;
 const SHT_NOBITS: u64 = 8;
+const SHT_DYNSYM: u64 = 11;
 const SHF_COMPRESSED: u64 = 1 << 11;
 const NT_GNU_BUILD_ID: u32 = 3;
 /// `cmd/internal/buildid` in Go's sources.
@@ -79,6 +81,14 @@ pub(super) struct DebugSections {
     pub(super) refers_elsewhere: bool,
     /// `.gnu_debuglink`.
     pub(super) link: Option<DebugLink>,
+    /// It holds a symbol table, which linking does not need.
+    pub(super) symbols: bool,
+    /// It holds symbols for linking at run time.
+    pub(super) dynamic_symbols: bool,
+    /// It is a Go program.
+    pub(super) go: bool,
+    /// It has more sections than any sensible file, and none was looked at.
+    pub(super) too_many: bool,
 }
 
 /// The contents of `.gnu_debuglink`.
@@ -275,7 +285,7 @@ impl Header {
             names_index = if names_index == 0xffff { first.link } else { names_index };
         }
         if count > u64::from(u16::MAX) {
-            return Err(ElfError::Malformed("too many sections"));
+            return Ok(DebugSections { too_many: true, ..found });
         }
         let sections = self.sections(file, count)?;
         let names = usize::try_from(names_index).ok().and_then(|index| sections.get(index));
@@ -291,6 +301,8 @@ impl Header {
             found.compressed |= name.starts_with(b".zdebug_")
                 || name == b".gnu_debugdata"
                 || is_debug && section.flags & SHF_COMPRESSED != 0;
+            found.symbols |= section.kind == SHT_SYMTAB;
+            found.dynamic_symbols |= section.kind == SHT_DYNSYM;
             match name {
                 b".debug_info" | b".zdebug_info" => found.own |= section.kind != SHT_NOBITS,
                 b".gnu_debuglink" => {
@@ -299,6 +311,9 @@ impl Header {
                     found.link = split_debug_link(&bytes);
                 }
                 b".gnu_debugaltlink" | b".debug_sup" => found.refers_elsewhere = true,
+                // A part of the symbol table, of programs that Fedora strips.
+                b".gnu_debugdata" => found.symbols = true,
+                b".gopclntab" => found.go = true,
                 _ => {}
             }
         }

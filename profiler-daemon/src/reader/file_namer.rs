@@ -254,6 +254,10 @@ impl FileNamer {
         names: &mut NameTable,
     ) -> Vec<Place<'a>> {
         let mut sources = Vec::new();
+        if file.image.as_ref().is_some_and(|image| image.debug.too_many) {
+            names.warn(&format!("{} has no names: it has too many sections", file.path));
+            return sources;
+        }
         if let Some(debug_file) = &file.debug_file {
             let place = |debug, what| Place {
                 file: &debug_file.file,

@@ -14,7 +14,8 @@ use super::debug_file::{DebugFile, DebugPlaces, Origin, find};
 use super::elf::{ElfError, Image};
 use super::mounts::Mounts;
 use super::name_table::clean;
-use super::protocol::{FileInfo, FileKey, Open, VDSO, reply};
+use super::perf_map::{self, HeldMaps, PerfMapError};
+use super::protocol::{FileInfo, FileKey, NamePerfMap, Names, NamesFrom, Open, VDSO, reply};
 use super::target_path::{Care, PathError, Root, open_regular, unescape};
 
 /// The most files kept open; each may hold its debug file open, too.
@@ -127,8 +128,32 @@ impl OpenFile {
                 .size_bytes
                 .saturating_add(debug_file.as_ref().map_or(0, |debug| debug.size_bytes)),
             weight_bytes: weight_bytes(key.size_bytes, image.as_ref(), debug_file.as_ref()),
+            names_from: names_from(image.as_ref(), debug_file.as_ref()).into(),
+            debug_path: debug_file
+                .as_ref()
+                .map(|debug| clean(&debug.path.to_string_lossy(), MAX_PATH_BYTES))
+                .unwrap_or_default(),
+            is_go: image
+                .as_ref()
+                .is_some_and(|image| image.debug.go || !image.go_build_id.is_empty()),
         };
         Ok(Self { file, path, image, debug_file, info })
+    }
+}
+
+/// The best that a file can be named from.
+fn names_from(image: Option<&Image>, debug_file: Option<&DebugFile>) -> NamesFrom {
+    let Some(debug) = image.map(|image| &image.debug) else { return NamesFrom::Nothing };
+    if debug_file.is_some() {
+        NamesFrom::DebugFile
+    } else if debug.own {
+        NamesFrom::DebugInformation
+    } else if debug.symbols {
+        NamesFrom::Symbols
+    } else if debug.dynamic_symbols {
+        NamesFrom::DynamicSymbols
+    } else {
+        NamesFrom::Nothing
     }
 }
 
@@ -147,6 +172,7 @@ pub(super) struct FileTable {
     slots: Mutex<Slots>,
     debug_dirs: Vec<PathBuf>,
     mounts: Mounts,
+    perf_maps: HeldMaps,
     vdso: Option<Arc<OpenFile>>,
 }
 
@@ -163,12 +189,26 @@ impl FileTable {
         let vdso = copy_vdso(&debug_dirs).ok().map(Arc::new);
         // The vDSO's copy is a memory file.
         let mounts = Mounts::new(vdso.as_ref().map_or(0, |vdso| vdso.info.key.device));
-        Self { slots: Mutex::default(), debug_dirs, mounts, vdso }
+        Self { slots: Mutex::default(), debug_dirs, mounts, perf_maps: HeldMaps::default(), vdso }
     }
 
-    /// The mounts that processes see.
-    pub(super) fn mounts(&self) -> &Mounts {
-        &self.mounts
+    /// Finds a perf map.
+    ///
+    /// # Errors
+    ///
+    /// [`PerfMapError`].
+    pub(super) fn perf_map(&self, request: &NamePerfMap) -> Result<perf_map::Found, PerfMapError> {
+        self.perf_maps.find(request, &self.mounts)
+    }
+
+    /// Answers `HoldPerfMap`. That there is none may change.
+    pub(super) fn hold_perf_map(&self, request: &NamePerfMap) -> reply::Kind {
+        match self.perf_maps.hold(request, &self.mounts) {
+            Err(error @ PerfMapError::Elsewhere { .. }) => {
+                reply::Kind::Elsewhere(error.to_string())
+            }
+            Ok(()) | Err(_) => reply::Kind::Names(Names::default()),
+        }
     }
 
     /// Answers [`Open`].

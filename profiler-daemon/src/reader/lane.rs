@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::protocol::{Reply, Request, reply, request};
+use super::protocol::{Names, Reply, Request, reply, request};
 use super::wire::{WireError, read_message, write_message};
 
 /// What answers the requests of a lane.
@@ -37,7 +37,13 @@ pub(super) fn serve(mut stream: UnixStream, answerer: &mut impl Answer) -> Resul
         let Some(Request { id, kind }) = read_message(&mut stream)? else { return Ok(()) };
         let kind = kind.map_or_else(
             || reply::Kind::Error("the request is of no known kind".to_owned()),
-            |kind| answerer.answer(kind),
+            |kind| match kind {
+                request::Kind::Rest(_) => {
+                    answerer.rest();
+                    reply::Kind::Names(Names::default())
+                }
+                kind => answerer.answer(kind),
+            },
         );
         match write_message(&mut stream, &Reply { id, kind: Some(kind) }) {
             Err(error @ WireError::TooLong { .. }) => {

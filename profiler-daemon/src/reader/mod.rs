@@ -19,15 +19,19 @@ mod mounts;
 mod name_table;
 mod names;
 mod perf_map;
+pub mod probe;
 mod processes;
 pub mod protocol;
 pub mod sandbox;
 mod seccomp;
+mod surroundings;
 mod sys;
 mod target_path;
 pub mod unwind;
 mod unwinder;
 pub mod wire;
+
+pub(crate) use sys::trim_heap;
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ use super::files::{FileTable, OpenFile};
 use super::kallsyms::Kallsyms;
 use super::lane::Answer;
 use super::name_table::NameTable;
-use super::perf_map::{self, PerfMap, PerfMapError, Version};
+use super::perf_map::{PerfMap, PerfMapError, Version};
 use super::protocol::{
     HEAVY_BYTES, MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, Names, Segment, reply, request,
 };
@@ -148,7 +148,7 @@ impl Namer {
     fn name_perf_map(&mut self, request: &NamePerfMap) -> Result<Names, NameError> {
         check_count(&request.avmas)?;
         let mut names = NameTable::new(request.avmas.len());
-        let found = perf_map::find(request, self.table.mounts())?;
+        let found = self.table.perf_map(request)?;
         let version = found.version;
         let kept = self.perf_maps.iter().position(|(pid, _, _)| *pid == request.pid);
         let kept = kept.map(|index| self.perf_maps.remove(index));
@@ -191,6 +191,9 @@ impl Answer for Namer {
             request::Kind::NamePerfMap(request) => self.name_perf_map(&request),
             request::Kind::Pids(_)
             | request::Kind::Process(_)
+            | request::Kind::Surroundings(_)
+            | request::Kind::HoldPerfMap(_)
+            | request::Kind::Rest(_)
             | request::Kind::Open(_)
             | request::Kind::Unwind(_)
             | request::Kind::UnwindDigest(_) => {

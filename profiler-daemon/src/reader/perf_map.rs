@@ -1,16 +1,18 @@
 //! Names of just-in-time compiled code, from `/tmp/perf-PID.map` (`START SIZE NAME` per line,
 //! numbers in hexadecimal: `tools/perf/Documentation/jit-interface.txt` in the kernel tree).
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Stat, fstat};
 
 use super::mounts::Mounts;
 use super::name_table::{Line, NameTable, clean_bytes};
 use super::protocol::NamePerfMap;
-use super::target_path::{Care, PathError, Root};
+use super::target_path::{Care, PathError, Root, descriptor_path, open_regular};
 
 /// The largest perf map read, in bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -48,6 +50,12 @@ pub(super) enum PerfMapError {
         /// The file.
         path: String,
     },
+    /// Root's file, but the process may have chosen which.
+    #[error("{path} is another name of a file of root's, and is not read")]
+    HardLink {
+        /// The file.
+        path: String,
+    },
     /// It is too large.
     #[error("{path} is larger than {MAX_FILE_BYTES} bytes")]
     TooLarge {
@@ -82,22 +90,93 @@ pub(super) struct Version {
     modified: (i64, u64),
 }
 
+/// The most perf maps that are held open.
+const MAX_HELD: usize = 256;
+
+/// Perf maps that are held open, by process; the one held longest is at the front.
+#[derive(Debug, Default)]
+pub(super) struct HeldMaps(Mutex<VecDeque<((u32, u32), File)>>);
+
+impl HeldMaps {
+    /// Opens a process's perf map and keeps it open.
+    ///
+    /// # Errors
+    ///
+    /// [`PerfMapError`].
+    pub(super) fn hold(&self, request: &NamePerfMap, mounts: &Mounts) -> Result<(), PerfMapError> {
+        self.keep(request, &find(request, mounts)?);
+        Ok(())
+    }
+
+    /// The perf map of a process: as it is now, or, if it is gone, as it was when it was held.
+    ///
+    /// # Errors
+    ///
+    /// [`PerfMapError`].
+    pub(super) fn find(
+        &self,
+        request: &NamePerfMap,
+        mounts: &Mounts,
+    ) -> Result<Found, PerfMapError> {
+        match find(request, mounts) {
+            Ok(found) => {
+                self.keep(request, &found);
+                Ok(found)
+            }
+            Err(missing @ PerfMapError::Missing { .. }) => {
+                let key = (request.pid, request.life);
+                let file = self
+                    .held()
+                    .iter()
+                    .find(|(held, _)| *held == key)
+                    .and_then(|(_, file)| reopen(file).ok());
+                file.map_or(Err(missing), |file| check(file, map_path(request.inner_pid), request))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn keep(&self, request: &NamePerfMap, found: &Found) {
+        let Ok(file) = found.file.try_clone() else { return };
+        let key = (request.pid, request.life);
+        let mut held = self.held();
+        held.retain(|(other, _)| *other != key);
+        if held.len() >= MAX_HELD {
+            held.pop_front();
+        }
+        held.push_back((key, file));
+    }
+
+    /// A panic elsewhere leaves the list whole.
+    fn held(&self) -> MutexGuard<'_, VecDeque<((u32, u32), File)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The same file, to be read from its start.
+fn reopen(file: &File) -> Result<File, PathError> {
+    open_regular(Path::new(&descriptor_path(file)))
+}
+
+fn map_path(number: u32) -> PathBuf {
+    PathBuf::from(format!("/tmp/perf-{number}.map"))
+}
+
 /// Finds the perf map of a process: as the process sees it, or, once it has ended, in our `/tmp`.
 ///
 /// # Errors
 ///
 /// [`PerfMapError`].
-pub(super) fn find(request: &NamePerfMap, mounts: &Mounts) -> Result<Found, PerfMapError> {
-    let NamePerfMap { pid, inner_pid, uid, anywhere, .. } = *request;
-    let path = |number| PathBuf::from(format!("/tmp/perf-{number}.map"));
+fn find(request: &NamePerfMap, mounts: &Mounts) -> Result<Found, PerfMapError> {
+    let NamePerfMap { pid, inner_pid, anywhere, .. } = *request;
     let care = |pid| if anywhere { Ok(Care::None) } else { mounts.care(pid) };
     let as_seen = |pid: Option<u32>| {
         let care = care(pid).map_err(PathError::Mounts)?;
         pid.map_or_else(|| Root::ours(care.clone()), |pid| Root::of_process(pid, care.clone()))
     };
     let (root, path) = match as_seen(Some(pid)) {
-        Err(PathError::Call { .. } | PathError::Mounts(_)) => (as_seen(None), path(pid)),
-        root => (root, path(inner_pid)),
+        Err(PathError::Call { .. } | PathError::Mounts(_)) => (as_seen(None), map_path(pid)),
+        root => (root, map_path(inner_pid)),
     };
     let file = root.and_then(|root| root.open_regular(&path)).map_err(|reason| match reason {
         PathError::MayHang(_) => {
@@ -105,11 +184,21 @@ pub(super) fn find(request: &NamePerfMap, mounts: &Mounts) -> Result<Found, Perf
         }
         _ => PerfMapError::Missing { pid, inner_pid },
     })?;
+    check(file, path, request)
+}
+
+/// Whether a file may be read as the perf map of a process.
+fn check(file: File, path: PathBuf, request: &NamePerfMap) -> Result<Found, PerfMapError> {
+    let uid = request.uid;
     let shown = || path.display().to_string();
     let stat = fstat(&file)
         .map_err(|errno| PerfMapError::Read { path: shown(), io_error: errno.into() })?;
     if stat.st_uid != uid && stat.st_uid != 0 {
         return Err(PerfMapError::ForeignOwner { path: shown() });
+    }
+    // Where fs.protected_hardlinks is off, anybody can give a file of root's this name.
+    if stat.st_uid != uid && stat.st_nlink > 1 {
+        return Err(PerfMapError::HardLink { path: shown() });
     }
     let version = version(&stat);
     if u64::try_from(version.size_bytes).is_ok_and(|size| size > MAX_FILE_BYTES) {

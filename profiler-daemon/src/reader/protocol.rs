@@ -4,14 +4,15 @@
 //! length, then that many bytes of protobuf. The core sends [`Request`]s with increasing ids and
 //! the reader answers each with one [`Reply`] of the same id, in order. There are four lanes:
 //!
-//! * the *files* lane: quick questions (`Pids`, `Process`, `Open`), answered in microseconds
+//! * the *files* lane: quick questions (`Pids`, `Process`, `Open`, `HoldPerfMap`), answered in microseconds
 //!   to milliseconds, so that a file is opened before a short-lived process is gone;
 //! * two *names* lanes: `NameFile`, `NameKernel`, `NamePerfMap`, which parse debug information and
 //!   may take seconds. Both know the same open files, and each keeps what it parsed to itself, so
 //!   that a file is best named on one lane alone, and all heavy ones on the same
 //!   ([`HEAVY_BYTES`]);
 //! * the *tables* lane: `UnwindDigest` and `Unwind`, whose answers stacks wait for, and not behind
-//!   naming; and `Open` of what may never answer, which must not keep processes from being described.
+//!   naming; and `Open` and `HoldPerfMap` of what may never answer, which must not keep processes from
+//!   being described.
 //!
 //! There are two readers that speak it. What may never answer, and so costs the reader that is asked,
 //! is asked of the *expendable* one: what a process says of itself (`/proc/PID/maps` waits for a lock
@@ -40,13 +41,15 @@ pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// What is asked.
-    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub kind: Option<request::Kind>,
 }
 
 /// The kinds of [`Request`].
 pub mod request {
-    use super::{NameFile, NameKernel, NamePerfMap, Open, Pids, Process, Unwind, UnwindDigest};
+    use super::{
+        NameFile, NameKernel, NamePerfMap, Open, Pids, Process, Rest, Unwind, UnwindDigest,
+    };
 
     /// What is asked.
     #[derive(Clone, PartialEq, prost::Oneof)]
@@ -75,6 +78,15 @@ pub mod request {
         /// A digest of what the unwind table of a file opened before is made from.
         #[prost(message, tag = "9")]
         UnwindDigest(UnwindDigest),
+        /// What `doctor` says of a process beside its files.
+        #[prost(message, tag = "10")]
+        Surroundings(Process),
+        /// Open a process's perf map and keep it open: its file system may end with it.
+        #[prost(message, tag = "11")]
+        HoldPerfMap(NamePerfMap),
+        /// Give up what is kept between requests.
+        #[prost(message, tag = "12")]
+        Rest(Rest),
     }
 }
 
@@ -85,13 +97,13 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// The answer.
-    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub kind: Option<reply::Kind>,
 }
 
 /// The kinds of [`Reply`].
 pub mod reply {
-    use super::{FileInfo, Names, PidList, ProcessInfo, UnwindTable};
+    use super::{FileInfo, Names, PidList, Process, ProcessInfo, Surroundings, UnwindTable};
 
     /// The answer.
     #[derive(Clone, PartialEq, prost::Oneof)]
@@ -101,11 +113,11 @@ pub mod reply {
         Error(String),
         /// To `Process`.
         #[prost(message, tag = "3")]
-        Process(ProcessInfo),
+        Description(ProcessInfo),
         /// To `Open`.
         #[prost(message, tag = "4")]
         File(FileInfo),
-        /// To the three naming requests.
+        /// To the three naming requests, and, with nothing in it, to `HoldPerfMap` and `Rest`.
         #[prost(message, tag = "5")]
         Names(Names),
         /// To `Unwind`.
@@ -121,6 +133,12 @@ pub mod reply {
         /// may not answer. Why, for the log.
         #[prost(string, tag = "9")]
         Elsewhere(String),
+        /// To `Surroundings`.
+        #[prost(message, tag = "10")]
+        Surroundings(Surroundings),
+        /// To `Process`: it has ended.
+        #[prost(message, tag = "11")]
+        Gone(Process),
     }
 }
 
@@ -135,6 +153,10 @@ pub struct PidList {
     #[prost(uint32, repeated, tag = "1")]
     pub pids: Vec<u32>,
 }
+
+/// Asks a lane to give up what it keeps.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Rest {}
 
 /// Asks for one process.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -285,6 +307,45 @@ pub struct FileInfo {
     /// An estimate of the memory that naming it takes, in bytes; see [`HEAVY_BYTES`].
     #[prost(uint64, tag = "6")]
     pub weight_bytes: u64,
+    /// The best that it can be named from.
+    #[prost(enumeration = "NamesFrom", tag = "7")]
+    pub names_from: i32,
+    /// Where its separate debug file is; empty without one.
+    #[prost(string, tag = "8")]
+    pub debug_path: String,
+    /// It is a Go program.
+    #[prost(bool, tag = "9")]
+    pub is_go: bool,
+}
+
+/// What names come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum NamesFrom {
+    /// There are none.
+    Nothing = 0,
+    /// Symbols for linking: functions that the file offers to others.
+    DynamicSymbols = 1,
+    /// A symbol table: all functions.
+    Symbols = 2,
+    /// Debug information: functions, inlined ones, lines.
+    DebugInformation = 3,
+    /// The same, in a file of its own.
+    DebugFile = 4,
+}
+
+/// What is around a process.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Surroundings {
+    /// `GOMAXPROCS`, `GOMEMLIMIT` and `GOGC` of its environment, as far as it had them at its start.
+    #[prost(map = "string, string", tag = "1")]
+    pub go_variables: std::collections::HashMap<String, String>,
+    /// Its paths in cgroup hierarchies, by controller: `memory`, `cpu`, and `` for the unified one.
+    #[prost(map = "string, string", tag = "2")]
+    pub cgroups: std::collections::HashMap<String, String>,
+    /// It sees the mounts that we see.
+    #[prost(bool, tag = "3")]
+    pub sees_our_mounts: bool,
 }
 
 /// An executable `PT_LOAD` segment: `svma = file_offset - self.file_offset + self.svma`.
@@ -344,6 +405,9 @@ pub struct NamePerfMap {
     /// [`reply::Kind::Elsewhere`].
     #[prost(bool, tag = "5")]
     pub anywhere: bool,
+    /// Tells the process from others that had its pid or will.
+    #[prost(uint32, tag = "6")]
+    pub life: u32,
 }
 
 /// Names for the addresses of one request, in its order.

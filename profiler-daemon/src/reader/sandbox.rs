@@ -2,7 +2,9 @@
 
 use std::os::fd::RawFd;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, geteuid, set_dumpable_behavior, setrlimit,
+};
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities,
     clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
@@ -112,6 +114,9 @@ pub(super) fn drop_privileges() -> Result<Vec<&'static str>, SandboxError> {
     limit(Resource::Core, 0)?;
     limit(Resource::Data, DATA_LIMIT_BYTES)?;
 
+    if geteuid().is_root() {
+        eprintln!("the readers stay root: CAP_SETUID and CAP_SETGID are missing");
+    }
     Ok(KEPT.iter().filter(|(one, _)| !kept.contains(*one)).map(|(_, name)| *name).collect())
 }
 

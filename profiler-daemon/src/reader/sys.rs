@@ -22,7 +22,7 @@ pub(super) fn ignore_termination_signals() {
 }
 
 /// Gives freed heap memory back to the system.
-pub(super) fn trim_heap() {
+pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim has no precondition and is thread-safe.
     unsafe {

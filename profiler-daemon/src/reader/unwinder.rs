@@ -95,6 +95,7 @@ impl Answer for Unwinder {
                 .with_contents(&request.key, unwind::digest)
                 .map(|digest| reply::Kind::Digest(digest.into())),
             request::Kind::Open(open) => return self.table.answer(&open),
+            request::Kind::HoldPerfMap(map) => return self.table.hold_perf_map(&map),
             _ => return reply::Kind::Error("this is asked on another lane".to_owned()),
         };
         result.unwrap_or_else(|error| reply::Kind::Error(error.to_string()))

@@ -33,6 +33,7 @@ impl Recorder {
         let Sample { pid, start_ns, exec_id, time_ns, .. } = sample;
         let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
         if self.table.life(image.life).is_some_and(|life| life.is_ours(image.image)) {
+            self.account.left_out += 1;
             return Ok(None);
         }
         if pid == sample.tid {
@@ -40,6 +41,7 @@ impl Recorder {
         }
         let decided = self.settings.filter.is_all();
         if !decided && !self.is_profiled(image.life, start_ns, exec_id)? {
+            self.account.left_out += 1;
             return Ok(None);
         }
         if let Some(copy) = copy
@@ -48,6 +50,7 @@ impl Recorder {
             return Ok(None);
         }
         let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
+        self.account.stored += 1;
         let (stack, covered) = self.aggregate.add(&sample, image, mappings, &mut self.raw);
         if !covered {
             self.table.uncovered(image.life, time_ns);

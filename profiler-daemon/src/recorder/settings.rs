@@ -34,6 +34,8 @@ pub struct Settings {
     pub debug_dirs: Vec<PathBuf>,
     /// The BPF programs report what they do.
     pub log: bool,
+    /// Take what the kernel's known defects make dangerous.
+    pub ignore_defects: bool,
     /// When the program was started.
     pub started: Instant,
     /// Comments of each profile.

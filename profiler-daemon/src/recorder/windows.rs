@@ -82,6 +82,7 @@ impl Recorder {
             ("samples_missed", losses.missed),
             ("samples_ring_full", losses.counters.ring_full),
             ("samples_nested", losses.counters.busy),
+            ("samples_unread", losses.counters.unread),
             ("stacks", closing.aggregate.stacks_lost),
             ("stack_id_collisions", self.raw.collisions()),
             ("side_band", losses.side_band),

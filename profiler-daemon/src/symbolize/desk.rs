@@ -8,9 +8,10 @@ use std::{os::fd::BorrowedFd, path::PathBuf};
 
 use super::{Mark, STRIKES, lanes::Lanes};
 use crate::reader::{
+    child::NAMES_LANES,
     client::ReaderError,
     link::{Failure, LaneName, Link, Outcome},
-    protocol::request,
+    protocol::{Rest, request},
 };
 
 /// One of the two readers.
@@ -61,6 +62,16 @@ impl Desk {
     fn start(debug_dirs: Vec<PathBuf>) -> Result<Self, ReaderError> {
         let link = Link::start(debug_dirs)?;
         Ok(Self { link, lanes: Lanes::new(), alone: false, seen: 0 })
+    }
+}
+
+impl Desk {
+    /// Has each lane give up what it keeps.
+    pub(super) fn rest(&mut self) {
+        let names = (0..NAMES_LANES).map(LaneName::Names);
+        for lane in names.chain([LaneName::Tables]) {
+            let _ = self.link.send(lane, request::Kind::Rest(Rest {}), Mark::Rest);
+        }
     }
 }
 

@@ -17,7 +17,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::unwind::cache::{Cache, Digest};
 use crate::{
     process::{Life, LifeId, MappingId},
     reader::{
@@ -25,9 +24,10 @@ use crate::{
         link::{Failure, LaneName, Outcome},
         protocol::{
             FileInfo, FileKey, MAX_ADDRESSES, NameFile, NameKernel, NamePerfMap, ProcessInfo,
-            reply, request,
+            Surroundings, reply, request,
         },
     },
+    unwind::cache::{Cache, Digest},
 };
 use desk::{Desks, Which};
 use files::{File, MappedFile, Refusals};
@@ -60,6 +60,9 @@ const STRIKES: u32 = 2;
 enum Mark {
     Pids,
     Describe(u32),
+    Surroundings,
+    HoldPerfMap(Which, LifeId),
+    Rest,
     Open(MappingId),
     Reopen(FileKey),
     TableDigest(FileKey),
@@ -87,6 +90,13 @@ struct PerfMap {
     addresses: Addresses,
 }
 
+impl PerfMap {
+    fn request(&self, life: LifeId, which: Which, avmas: Vec<u64>) -> NamePerfMap {
+        let Self { pid, inner_pid, uid, .. } = *self;
+        NamePerfMap { pid, inner_pid, uid, avmas, anywhere: which.goes_anywhere(), life: life.0 }
+    }
+}
+
 /// How much was named, and how long it took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
@@ -102,6 +112,7 @@ pub struct Figures {
 pub struct Symbolizer {
     desks: Desks,
     descriptions: Descriptions,
+    surroundings: Option<Surroundings>,
     no_inlines: bool,
     mappings: HashMap<MappingId, MappedFile>,
     files: HashMap<FileKey, File>,
@@ -137,6 +148,7 @@ impl Symbolizer {
         Ok(Self {
             desks: Desks::start(debug_dirs)?,
             descriptions: Descriptions::default(),
+            surroundings: None,
             no_inlines,
             mappings: HashMap::new(),
             files: HashMap::new(),
@@ -202,10 +214,29 @@ impl Symbolizer {
     /// Asks for the name of an address that no file covers.
     pub fn want_perf_map(&mut self, life: &Life, avma: u64) {
         let map = self.perf_maps.entry(life.id).or_default();
+        let is_new = map.pid == 0;
         map.pid = life.process.pid;
         map.inner_pid = life.inner_pid;
         map.uid = life.uid;
         map.addresses.want(avma);
+        if is_new {
+            self.hold_perf_map(Which::Steady, life.id);
+        }
+    }
+
+    /// Has a process's perf map opened, while it can be.
+    fn hold_perf_map(&mut self, which: Which, life: LifeId) {
+        let Some(map) = self.perf_maps.get(&life) else { return };
+        let kind = request::Kind::HoldPerfMap(map.request(life, which, Vec::new()));
+        self.desks.open(which, kind, Mark::HoldPerfMap(which, life));
+    }
+
+    /// Has the readers give up what they keep between requests.
+    pub fn relieve(&mut self) {
+        for which in Which::BOTH {
+            self.desks.of(which).rest();
+        }
+        self.strings.forget_unused();
     }
 
     /// What the file behind a mapping is.
@@ -270,6 +301,19 @@ impl Symbolizer {
     fn outcome(&mut self, mark: Mark, outcome: Outcome, described: &mut Vec<ProcessInfo>) {
         match mark {
             Mark::Pids => self.pids_answered(outcome),
+            Mark::Surroundings => {
+                if let Outcome::Answer(reply::Kind::Surroundings(found)) = outcome {
+                    self.surroundings = Some(found);
+                }
+            }
+            Mark::HoldPerfMap(which, life) => {
+                if which == Which::Steady
+                    && let Outcome::Answer(reply::Kind::Elsewhere(_)) = outcome
+                {
+                    self.hold_perf_map(Which::Expendable, life);
+                }
+            }
+            Mark::Rest => {}
             Mark::Describe(pid) => self.described(pid, outcome, described),
             Mark::Open(mapping) => self.opened(mapping, outcome),
             Mark::Reopen(key) => self.reopened(key, outcome),
@@ -476,9 +520,7 @@ impl Symbolizer {
         let Some(trip) = self.desks.of(which).lanes.for_another() else { return false };
         let avmas = map.addresses.take_wanted(MAX_ADDRESSES);
         let named = Named::PerfMap(life, avmas.clone());
-        let PerfMap { pid, inner_pid, uid, .. } = *map;
-        let anywhere = which.goes_anywhere();
-        let kind = request::Kind::NamePerfMap(NamePerfMap { pid, inner_pid, uid, avmas, anywhere });
+        let kind = request::Kind::NamePerfMap(map.request(life, which, avmas));
         self.send(which, trip, kind, named)
     }
 

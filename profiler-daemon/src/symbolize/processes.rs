@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Mark, STRIKES, Symbolizer, Which, said};
 use crate::reader::{
     link::{Failure, LaneName, Outcome},
-    protocol::{Pids, Process, ProcessInfo, reply, request},
+    protocol::{Pids, Process, ProcessInfo, Surroundings, reply, request},
 };
 
 /// The most processes whose failures are remembered.
@@ -16,6 +16,8 @@ const MAX_SUSPECTS: usize = 4096;
 pub(super) struct Descriptions {
     wants_all: bool,
     wanted: Vec<u32>,
+    /// What was found to have ended.
+    gone: Vec<u32>,
     /// How often the reader was late over a process.
     strikes: HashMap<u32, u32>,
 }
@@ -30,6 +32,23 @@ impl Symbolizer {
         self.ask_processes();
     }
 
+    /// Processes that were found to have ended, since the last call.
+    pub fn take_gone(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.descriptions.gone)
+    }
+
+    /// Asks what is around a process; [`Self::surroundings`] has the answer.
+    pub fn look_around(&mut self, pid: u32) {
+        let kind = request::Kind::Surroundings(Process { pid });
+        let link = &mut self.desks.of(Which::Expendable).link;
+        let _ = link.send(LaneName::Files, kind, Mark::Surroundings);
+    }
+
+    /// What was found by [`Self::look_around`], once it has come.
+    pub fn surroundings(&self) -> Option<&Surroundings> {
+        self.surroundings.as_ref()
+    }
+
     /// Processes that ended may have left their pids to others.
     pub fn forget_processes(&mut self, pids: &[u32]) {
         for pid in pids {
@@ -42,7 +61,7 @@ impl Symbolizer {
         if !link.is_running() {
             return;
         }
-        let Descriptions { wants_all, wanted, strikes } = &mut self.descriptions;
+        let Descriptions { wants_all, wanted, strikes, .. } = &mut self.descriptions;
         if std::mem::take(wants_all) {
             *wants_all =
                 link.send(LaneName::Files, request::Kind::Pids(Pids {}), Mark::Pids).is_err();
@@ -74,7 +93,10 @@ impl Symbolizer {
         described: &mut Vec<ProcessInfo>,
     ) {
         match outcome {
-            Outcome::Answer(reply::Kind::Process(info)) if info.pid == pid => described.push(info),
+            Outcome::Answer(reply::Kind::Description(info)) if info.pid == pid => {
+                described.push(info);
+            }
+            Outcome::Answer(reply::Kind::Gone(_)) => self.descriptions.gone.push(pid),
             Outcome::Answer(reply::Kind::Error(error)) => tracing::debug!("{error}"),
             Outcome::Answer(_) => {}
             Outcome::Failed(Failure::Lost) => self.descriptions.wanted.push(pid),

@@ -15,10 +15,12 @@ mod big_binary;
 mod bpf_maps;
 mod bpf_statistics;
 mod cpu_time;
+mod elf_bombs;
 mod exec_latency;
 mod naming;
 mod oracle;
 mod outcomes;
+mod pid_reuse;
 mod population;
 mod reader_kill;
 mod shares;
@@ -49,7 +51,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 18] = [
+const ENTRIES: [Entry; 20] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -126,6 +128,16 @@ const ENTRIES: [Entry; 18] = [
         name: "unwind-churn",
         about: "what 10,000 processes in 5 minutes leave behind",
         run: unwind_churn::run,
+    },
+    Entry {
+        name: "pid-reuse",
+        about: "100,000 processes with 64 pids: frames in another's profile",
+        run: pid_reuse::run,
+    },
+    Entry {
+        name: "elf-bombs",
+        about: "files made to cost whoever reads them much time or memory",
+        run: elf_bombs::run,
     },
     Entry {
         name: "oracle",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, Table, life::Image, tidy_path};
+use super::{Change, MAX_EARLY_ENDS, Table, life::Image, tidy_path};
 use crate::{
     kernel::{Map, SideBand, What},
     process::Mapping,
@@ -20,11 +20,8 @@ impl Table {
             What::Comm { comm, exec } => self.comm(event, comm, *exec),
             What::Map(map) => self.map(event.pid, map, event.time_ns),
             What::Exit => {
-                if event.pid == event.tid
-                    && let Some(id) = self.newest(event.pid)
-                    && let Some(life) = self.lives.get_mut(&id)
-                {
-                    life.exit_ns = Some(event.time_ns);
+                if event.pid == event.tid {
+                    self.exit(event.pid, event.time_ns);
                 }
             }
             What::Lost(_) => {
@@ -36,6 +33,19 @@ impl Table {
                 for image in self.lives.values_mut().flat_map(|life| &mut life.images) {
                     image.is_ours = false;
                 }
+            }
+        }
+    }
+
+    fn exit(&mut self, pid: u32, time_ns: u64) {
+        let newest = self.newest(pid).and_then(|id| self.lives.get_mut(&id));
+        match newest.filter(|life| life.exit_ns.is_none()) {
+            Some(life) => life.exit_ns = Some(time_ns),
+            None => {
+                if self.early_ends.len() >= MAX_EARLY_ENDS {
+                    self.early_ends.pop_front();
+                }
+                self.early_ends.push_back((pid, time_ns));
             }
         }
     }

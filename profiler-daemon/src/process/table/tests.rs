@@ -200,3 +200,27 @@ fn the_end_of_a_process_does_not_end_the_next_of_its_pid() {
     table.side_band(&event(300, 7, What::Fork { parent_pid: 1 }));
     assert!(table.take_ended(400 + LATE_NS).is_empty());
 }
+
+#[test]
+fn an_end_that_is_heard_of_before_the_start() {
+    let mut table = all();
+    table.side_band(&event(90, 7, exec("parent")));
+    table.side_band(&event(120, 9, What::Exit));
+    table.side_band(&event(100, 9, What::Fork { parent_pid: 7 }));
+    assert_eq!(table.take_ended(120 + LATE_NS + 1), [9]);
+    // The pid again: this one runs on.
+    table.side_band(&event(200, 9, What::Fork { parent_pid: 7 }));
+    assert_eq!(table.take_ended(u64::MAX), [0; 0]);
+}
+
+#[test]
+fn what_is_gone_when_it_is_described_has_ended() {
+    let mut table = all();
+    table.side_band(&event(100, 7, map(0x1000, "/bin/x")));
+    table.gone(7, 150);
+    table.gone(8, 150);
+    assert_eq!(table.take_ended(150 + LATE_NS + 1), [7]);
+    // It was another one that had: this one is sampled.
+    table.image_of(7, 50, 1, 150 + 2 * LATE_NS);
+    assert_eq!(table.take_ended(150 + 3 * LATE_NS), [0; 0]);
+}

@@ -49,7 +49,8 @@ impl Session {
 
     pub(crate) fn process(&mut self, pid: u32) -> Result<ProcessInfo, String> {
         match self.ask_files(request::Kind::Process(Process { pid })) {
-            reply::Kind::Process(process) => Ok(process),
+            reply::Kind::Description(process) => Ok(process),
+            reply::Kind::Gone(_) => Err(format!("{pid} has ended")),
             reply::Kind::Error(error) => Err(error),
             reply => panic!("{reply:?}"),
         }

@@ -1,5 +1,6 @@
 //! The reader as the core meets it: the real binary, asked over its lanes.
 
+mod perf_maps;
 mod support;
 
 use std::fs;
@@ -277,8 +278,13 @@ fn a_perf_map_is_read_if_its_owner_may_speak_for_the_process() {
     let mut session = Session::start(&[]);
     let uid = rustix::process::geteuid().as_raw();
     let mut ask = |uid| {
-        let request =
-            NamePerfMap { pid, inner_pid: pid, uid, avmas: vec![0x1008, 0x3000], anywhere: false };
+        let request = NamePerfMap {
+            pid,
+            inner_pid: pid,
+            uid,
+            avmas: vec![0x1008, 0x3000],
+            ..NamePerfMap::default()
+        };
         session.names(request::Kind::NamePerfMap(request))
     };
     assert!(ask(uid).unwrap_err().contains(&format!("perf-{pid}.map")));

@@ -1,0 +1,98 @@
+//! Every sample is stored, left out or counted as dropped; and none is taken for another's.
+
+use std::{
+    process::Stdio,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use rprofd_tests::{
+    Finished, Program, Rprofd, TestDir, machine,
+    pid_reuse::{Pair, own_and_foreign},
+    programs::Running,
+};
+use rustix::process::Signal;
+
+/// Each of these takes the whole machine.
+static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The number behind `key=` in what `-v` says of samples.
+fn account(run: &Finished, key: &str) -> u64 {
+    let line = run.stderr.lines().find(|line| line.contains("samples: taken="));
+    let line = line.unwrap_or_else(|| panic!("no account in {}", run.stderr));
+    let value = line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {key} in {line}"))
+}
+
+#[test]
+fn nothing_is_unaccounted_for_when_queues_overflow() {
+    if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
+        return;
+    }
+    let _turn = turn();
+    let dir = TestDir::new("accounting");
+    let mut spin = Program::build("spin.c").command(&["2", "60"]);
+    let _spin = Running::start(spin.stdout(Stdio::null()));
+    // Each mapping is a side-band record: those rings overflow, too.
+    let storm = Program::build("maps_storm.c").start(&["60"]);
+    let mut rprofd = Rprofd::new(&dir).args(["-v", "-F", "9999"]).start();
+    rprofd.wait_for_first_sample();
+    rprofd.signal(Signal::STOP);
+    // Nobody empties any queue meanwhile.
+    thread::sleep(Duration::from_secs(3));
+    rprofd.signal(Signal::CONT);
+    thread::sleep(Duration::from_secs(1));
+    drop(storm);
+    rprofd.signal(Signal::INT);
+    let run = rprofd.wait().expect_success();
+    assert_eq!(account(&run, "unaccounted"), 0, "{}", run.stderr);
+    assert!(account(&run, "ring_full") > 0, "the ring was to overflow: {}", run.stderr);
+    let all = run.all();
+    assert_eq!(all.total("samples") as u64, account(&run, "stored"));
+    assert_eq!(all.count("lost.samples_ring_full"), Some(account(&run, "ring_full")));
+    assert!(all.count("lost.side_band") > Some(0), "{:?}", all.comments);
+}
+
+#[test]
+fn samples_of_processes_that_are_not_asked_for_are_left_out() {
+    if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
+        return;
+    }
+    let _turn = turn();
+    let dir = TestDir::new("accounting-filter");
+    let wanted = Program::build("spin.c").copy_to(&dir.join("wanted"));
+    let _wanted = Running::start(wanted.command(&["1", "60"]).stdout(Stdio::null()));
+    let storm = Program::build("exec_storm.c").start(&["60", "/bin/true"]);
+    let args = ["-v", "-F", "999", "-d", "2s", "--comm", "wanted"];
+    let run = Rprofd::new(&dir).args(args).run().expect_success();
+    drop(storm);
+    assert_eq!(account(&run, "unaccounted"), 0, "{}", run.stderr);
+    assert!(account(&run, "left_out") > 0, "{}", run.stderr);
+    assert_eq!(run.all().total("samples") as u64, account(&run, "stored"));
+}
+
+#[test]
+fn a_pid_that_is_used_again_is_another_process() {
+    if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
+        return;
+    }
+    let _turn = turn();
+    let dir = TestDir::new("pid-reuse");
+    let pair = Pair::build(&dir);
+    let mut run = None;
+    pair.run(2000, "2", |starter| {
+        let pid = starter.to_string();
+        let args = ["-v", "-F", "1999", "--pid", &pid];
+        run = Some(Rprofd::new(&dir).args(args).run().expect_success());
+    });
+    let run = run.expect("a run");
+    let (own, foreign) = own_and_foreign(&run.all());
+    assert!(own > 1000, "{own}: {}", run.stderr);
+    assert_eq!(foreign, 0, "of {own}: {}", run.stderr);
+    assert_eq!(account(&run, "unaccounted"), 0, "{}", run.stderr);
+}
