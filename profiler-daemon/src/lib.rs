@@ -7,6 +7,8 @@ pub mod cli;
 pub mod command;
 pub mod doctor;
 pub mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod kernel;
 pub mod messages;
 pub mod process;

@@ -46,6 +46,8 @@ use pressure::Pressure;
 pub use settings::Settings;
 use throttle::Throttle;
 use windows::Closing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {copies::return_address, mappings::bias};
 
 /// A sample waits this long until it is attributed: side-band records of its time may still come.
 const HOLD_BACK_NS: u64 = 50_000_000;

@@ -8,6 +8,7 @@ mod aarch64;
 mod bench;
 mod checkout;
 mod ebpf;
+mod fuzz;
 mod oracle;
 mod step;
 mod unwind;
@@ -33,6 +34,8 @@ enum Task {
     Unwind(unwind::Command),
     /// Judge our stacks of a command by other unwinders, frame by frame
     Oracle(oracle::Options),
+    /// Run the fuzz targets of the parsers that see foreign bytes
+    Fuzz(fuzz::Options),
     /// `cargo check` of the daemon for aarch64
     CheckAarch64,
     /// rprofd on other kernels, in virtual machines
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Unwind(command) => unwind::run(&command),
         Task::Oracle(options) => oracle::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::CheckAarch64 => aarch64::check(),
         Task::VmTest => vm_test::run(),
     };

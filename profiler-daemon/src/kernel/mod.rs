@@ -20,6 +20,8 @@ mod tables;
 pub use cpu_events::Moves;
 pub use error::KernelError;
 pub use perf::{Event, has_cycles, period_ns};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use sampler::decode;
 pub use sampler::{Losses, Record, Sampler, Settings, is_initial_pid_namespace};
 pub use side_band::{Map, SideBand, What};
 pub use stack_copy::StackCopy;

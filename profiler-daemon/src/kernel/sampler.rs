@@ -300,7 +300,7 @@ pub(super) fn long(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Decodes a record; `frames` is where a stack's frames are put.
-fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Record<'a>> {
+pub(crate) fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Record<'a>> {
     let kind = word(bytes, 0)?;
     if kind == record::Kind::Stack as u32 {
         let header = StackHeader {

@@ -175,7 +175,7 @@ impl Table {
             id
         });
         let Some(life) = self.lives.get_mut(&id) else { return ImageRef { life: id, image: 0 } };
-        if life.exit_ns.is_some_and(|exit| exit + LATE_NS < time_ns) {
+        if life.exit_ns.is_some_and(|exit| exit.saturating_add(LATE_NS) < time_ns) {
             // Its first thread has ended, but others go on.
             life.exit_ns = None;
             if std::mem::take(&mut life.withdrawn) {
@@ -212,7 +212,7 @@ impl Table {
     pub fn uncovered(&mut self, id: LifeId, time_ns: u64) {
         const PAUSE_NS: u64 = 1_000_000_000;
         if let Some(life) = self.lives.get_mut(&id)
-            && life.asked_ns + PAUSE_NS <= time_ns
+            && life.asked_ns.saturating_add(PAUSE_NS) <= time_ns
             && life.exit_ns.is_none()
         {
             life.asked_ns = time_ns;
@@ -246,7 +246,8 @@ impl Table {
         };
         let mut ended = Vec::new();
         for life in lives.values_mut() {
-            if !life.withdrawn && life.exit_ns.is_some_and(|exit| exit + LATE_NS < time_ns) {
+            let is_over = |exit: u64| exit.saturating_add(LATE_NS) < time_ns;
+            if !life.withdrawn && life.exit_ns.is_some_and(is_over) {
                 life.withdrawn = true;
                 if is_newest(life) {
                     ended.push(life.process.pid);
@@ -262,7 +263,7 @@ impl Table {
         let Self { lives, by_pid, .. } = self;
         let mut free = Vec::new();
         lives.retain(|id, life| {
-            let ended = life.exit_ns.is_some_and(|exit| exit + MEMORY_NS < time_ns);
+            let ended = life.exit_ns.is_some_and(|exit| exit.saturating_add(MEMORY_NS) < time_ns);
             if ended && !keep.contains(id) {
                 if let Some(ids) = by_pid.get_mut(&life.process.pid) {
                     ids.retain(|other| other != id);

@@ -26,6 +26,9 @@ const BUILD_ID_DIR: &str = ".build-id";
 /// The shortest build ID that makes a path, in bytes.
 const SHORTEST_BUILD_ID_BYTES: usize = 8;
 
+/// The largest file whose checksum is computed, in bytes: whoever wrote the binary chose it.
+const MAX_CHECKSUM_BYTES: u64 = 2 << 30;
+
 /// Bytes read at once for a checksum.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -143,11 +146,15 @@ impl DebugFile {
     }
 
     fn has_checksum(&self, expected: u32) -> bool {
-        let Ok(mut file) =
-            open_regular(Path::new(&super::target_path::descriptor_path(&self.file)))
+        if self.size_bytes > MAX_CHECKSUM_BYTES {
+            return false;
+        }
+        let Ok(file) = open_regular(Path::new(&super::target_path::descriptor_path(&self.file)))
         else {
             return false;
         };
+        // It may grow meanwhile.
+        let mut file = file.take(MAX_CHECKSUM_BYTES);
         let mut hasher = crc32fast::Hasher::new();
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {

@@ -12,10 +12,12 @@ use super::protocol::Segment;
 const MAX_SEGMENTS: usize = 64;
 /// The most program headers looked at.
 const MAX_PROGRAM_HEADERS: u64 = 4_096;
-/// The most bytes of notes read per segment.
+/// The most bytes of notes read of one file: segments may overlap.
 const MAX_NOTE_BYTES: u64 = 1 << 20;
 /// The most bytes of section names read.
 const MAX_SECTION_NAME_BYTES: u64 = 1 << 20;
+/// The longest section name looked at, in bytes: longer than any that means something here.
+const MAX_SECTION_NAME: usize = 32;
 /// The longest build ID taken, in bytes; the kernel takes 20.
 const MAX_BUILD_ID_BYTES: usize = 64;
 /// The longest Go build ID taken, in bytes; Go's are 83.
@@ -110,12 +112,17 @@ impl Image {
     pub(super) fn read(file: &File) -> Result<Option<Self>, ElfError> {
         let Some(header) = Header::read(file)? else { return Ok(None) };
         let mut image = Self::default();
+        let mut note_bytes = MAX_NOTE_BYTES;
         for program in header.program_headers(file)? {
             match program.kind {
                 PT_LOAD if program.flags & PF_X != 0 && image.segments.len() < MAX_SEGMENTS => {
                     image.segments.push(program.segment());
                 }
-                PT_NOTE => image.read_notes(file, &program),
+                PT_NOTE => {
+                    let size = program.file_size.min(note_bytes);
+                    note_bytes -= size;
+                    image.read_notes(file, &program, size);
+                }
                 _ => {}
             }
         }
@@ -124,8 +131,7 @@ impl Image {
     }
 
     /// A damaged note segment costs the build ID and nothing else.
-    fn read_notes(&mut self, file: &File, program: &ProgramHeader) {
-        let size = program.file_size.min(MAX_NOTE_BYTES);
+    fn read_notes(&mut self, file: &File, program: &ProgramHeader, size: u64) {
         let Ok(bytes) = read_range(file, program.offset, size) else { return };
         let align = if program.align == 8 { 8 } else { 4 };
         let mut rest = bytes.as_slice();
@@ -294,8 +300,10 @@ impl Header {
             return Err(ElfError::Malformed("section names are too long"));
         }
         let names = read_range(file, names.offset, names.size)?;
+        let mut has_link = false;
         for section in &sections {
             let name = names.get(section.name..).unwrap_or_default();
+            let name = &name[..name.len().min(MAX_SECTION_NAME)];
             let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
             let is_debug = name.starts_with(b".debug_");
             found.compressed |= name.starts_with(b".zdebug_")
@@ -305,7 +313,8 @@ impl Header {
             found.dynamic_symbols |= section.kind == SHT_DYNSYM;
             match name {
                 b".debug_info" | b".zdebug_info" => found.own |= section.kind != SHT_NOBITS,
-                b".gnu_debuglink" => {
+                b".gnu_debuglink" if !has_link => {
+                    has_link = true;
                     found.refers_elsewhere = true;
                     let bytes = read_range(file, section.offset, section.size.min(4_096))?;
                     found.link = split_debug_link(&bytes);
@@ -366,7 +375,7 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// The word of a structure that lies at `narrow` in 32-bit files and at `wide` in 64-bit ones.
-fn word_at(bytes: &[u8], is_64: bool, narrow: usize, wide: usize) -> Option<u64> {
+pub(super) fn word_at(bytes: &[u8], is_64: bool, narrow: usize, wide: usize) -> Option<u64> {
     if is_64 {
         bytes.get(wide..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
     } else {
@@ -423,6 +432,52 @@ mod tests {
             }
             let _ = Image::read(&file(&bytes));
         }
+    }
+
+    /// A file of so many program headers of one kind, the rest of it `rest`.
+    fn with_programs(count: u16, kind: u64, offset: u64, size: u64, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+        bytes.resize(64, 0);
+        bytes[32] = 64;
+        bytes[54] = 56;
+        bytes[56..58].copy_from_slice(&count.to_le_bytes());
+        for _ in 0..count {
+            for word in [kind, offset, 0, 0, size, size, 4] {
+                bytes.extend(word.to_le_bytes());
+            }
+        }
+        bytes.extend(rest);
+        bytes
+    }
+
+    /// What a hostile file may cost, in a debug build.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
+    #[test]
+    fn notes_of_many_segments_are_read_once() {
+        let at = 64 + 4_096 * 56;
+        let bytes = with_programs(4_096, PT_NOTE, at, 1 << 20, &vec![0; 1 << 20]);
+        let begun = std::time::Instant::now();
+        assert_eq!(Image::read(&file(&bytes)).unwrap().unwrap(), Image::default());
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn names_of_many_sections_that_never_end_cost_little() {
+        let mut bytes = with_programs(0, 0, 0, 0, &[]);
+        let names = vec![b'a'; 1 << 20];
+        let (names_at, sections_at) = (bytes.len() as u64, (bytes.len() + names.len()) as u64);
+        bytes.extend(&names);
+        bytes[40..48].copy_from_slice(&sections_at.to_le_bytes());
+        bytes[58] = 64;
+        bytes[60..62].copy_from_slice(&u16::MAX.to_le_bytes());
+        let mut section = [0; 64];
+        section[24..32].copy_from_slice(&names_at.to_le_bytes());
+        section[32..40].copy_from_slice(&(1_u64 << 20).to_le_bytes());
+        bytes.extend(section.repeat(usize::from(u16::MAX)));
+        let begun = std::time::Instant::now();
+        assert_eq!(Image::read(&file(&bytes)).unwrap().unwrap(), Image::default());
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     }
 
     #[test]

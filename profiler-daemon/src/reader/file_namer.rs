@@ -8,15 +8,20 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
 
 use super::debug_file::DebugFile;
-use super::dwarf::{self, DebugInfo};
+use super::dwarf::names::{MAX_WRITTEN_BYTES, demangle};
+use super::dwarf::{self, DebugInfo, DwarfError};
 use super::file_pages::{FilePages, Held, Resident};
-use super::files::OpenFile;
+use super::files::{DEBUG_STRIKES, OpenFile};
 use super::name_table::{Line, NameTable};
+use super::patience::Patience;
+use super::plausible::{Costly, Symbols, check_debug};
 use super::protocol::HEAVY_BYTES;
 use super::sys;
 use super::target_path::descriptor_path;
@@ -35,6 +40,10 @@ const MOST_FILE_PAGES_BYTES: u64 = 8 << 20;
 /// What blazesym may keep of a heavy file's parsed units, in bytes: it drops none by itself.
 const MOST_UNITS_BYTES: u64 = 64 << 20;
 
+/// For how long one source of names may keep us busy for one request: with the symbol table, below
+/// the five seconds that a hostile file may cost. Code that was not optimized gets more.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 8 } else { 3 });
+
 /// Why a source of names is of no use.
 #[derive(Debug, thiserror::Error)]
 enum SourceError {
@@ -43,10 +52,19 @@ enum SourceError {
     Blazesym(#[from] blazesym::Error),
     /// What `dwarf` reads.
     #[error(transparent)]
-    Dwarf(#[from] gimli::Error),
+    Dwarf(#[from] DwarfError),
     /// It could not be mapped.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// It keeps us busy for too long.
+    #[error("it takes too long to read")]
+    TooLong,
+    /// It was tried before.
+    #[error("as it was before")]
+    Refused,
+    /// It would keep us busy for too long.
+    #[error(transparent)]
+    Costly(#[from] Costly),
     /// It was cut since it was opened: reading a mapping of it would end this process.
     #[error("changed since it was opened")]
     Changed,
@@ -77,6 +95,8 @@ struct Place<'a> {
     file: &'a File,
     size_bytes: u64,
     debug: bool,
+    /// It is the debug file, not the file itself.
+    is_debug_file: bool,
     /// What it is, for a warning.
     what: &'static str,
 }
@@ -138,18 +158,30 @@ impl FileNamer {
         lines: &mut Lines,
         names: &mut NameTable,
     ) -> Result<usize, SourceError> {
+        let patience = Patience::of(PATIENCE);
         if place.debug {
-            self.read_dwarf(place)?;
+            self.read_dwarf(place, &patience)?;
             if let Dwarf::Read(debug_info) = &self.debug_info {
-                return Ok(self.look_up_dwarf(debug_info, svmas, lines, names));
+                let failed = self.look_up_dwarf(debug_info, svmas, &patience, lines, names);
+                if failed > 0 && patience.is_over() {
+                    self.debug_info = Dwarf::Unread;
+                    self.strike_debug(1);
+                    return Err(SourceError::TooLong);
+                }
+                return Ok(failed);
             }
+        } else {
+            self.check_symbols(place, svmas.len())?;
         }
-        self.ask_blazesym(place, svmas, lines, names)
+        self.ask_blazesym(place, svmas, &patience, lines, names)
     }
 
-    fn read_dwarf(&mut self, place: &Place<'_>) -> Result<(), SourceError> {
+    fn read_dwarf(&mut self, place: &Place<'_>, patience: &Patience) -> Result<(), SourceError> {
         if !matches!(self.debug_info, Dwarf::Unread) {
             return Ok(());
+        }
+        if self.file.costs.debug_strikes.load(Ordering::Relaxed) >= DEBUG_STRIKES {
+            return Err(SourceError::Refused);
         }
         if place.file.metadata()?.len() != place.size_bytes {
             return Err(SourceError::Changed);
@@ -158,15 +190,45 @@ impl FileNamer {
         if !is_heavy(&self.file) {
             bytes.prefetch();
         }
-        self.debug_info = DebugInfo::read(bytes, || self.pause())?
-            .map_or(Dwarf::NotOurs, |debug_info| Dwarf::Read(Box::new(debug_info)));
+        let checked = self.pages.map(place.file, place.size_bytes)?;
+        let read = DebugInfo::read(bytes, patience, || self.pause()).map_err(SourceError::from);
+        let known = read.and_then(|read| match read {
+            Some(debug_info) => Ok(Dwarf::Read(Box::new(debug_info))),
+            None => check_debug(&checked).map(|()| Dwarf::NotOurs).map_err(SourceError::from),
+        });
+        if known.is_err() {
+            self.strike_debug(DEBUG_STRIKES);
+        }
+        self.debug_info = known?;
         Ok(())
+    }
+
+    /// Notes that debug information took too long, or cannot be read at all.
+    fn strike_debug(&self, strikes: u32) {
+        self.file.costs.debug_strikes.fetch_add(strikes, Ordering::Relaxed);
+    }
+
+    /// Whether blazesym may look so many addresses up in the symbols of a place.
+    fn check_symbols(&self, place: &Place<'_>, addresses: usize) -> Result<(), SourceError> {
+        let known = &self.file.costs.symbols[usize::from(place.is_debug_file)];
+        let symbols = match known.get() {
+            Some(known) => *known,
+            None => {
+                if place.file.metadata()?.len() != place.size_bytes {
+                    return Err(SourceError::Changed);
+                }
+                let bytes = self.pages.map(place.file, place.size_bytes)?;
+                *known.get_or_init(|| Symbols::of(&bytes))
+            }
+        };
+        Ok(symbols?.allow(addresses)?)
     }
 
     fn look_up_dwarf(
         &self,
         debug_info: &DebugInfo,
         svmas: &[(u64, usize)],
+        patience: &Patience,
         lines: &mut Lines,
         names: &mut NameTable,
     ) -> usize {
@@ -188,7 +250,7 @@ impl FileNamer {
                 lines.insert(index, line);
             }
         };
-        debug_info.look_up(&addresses, take, || self.pause())
+        debug_info.look_up(&addresses, patience, take, || self.pause())
     }
 
     /// Gives pages of files back, if they are too many.
@@ -204,6 +266,7 @@ impl FileNamer {
         &mut self,
         place: &Place<'_>,
         svmas: &[(u64, usize)],
+        patience: &Patience,
         lines: &Lines,
         names: &mut NameTable,
     ) -> Result<usize, SourceError> {
@@ -217,6 +280,9 @@ impl FileNamer {
         // against nothing, an index that is large by itself would be built for each batch.
         let mut opened_bytes = None;
         for batch in svmas.chunks(if is_heavy { HEAVY_BATCH } else { BATCH }) {
+            if patience.is_over() {
+                return Err(SourceError::TooLong);
+            }
             addresses.clear();
             addresses.extend(batch.iter().map(|(svma, _)| *svma));
             let symbolizer = self
@@ -263,6 +329,7 @@ impl FileNamer {
                 file: &debug_file.file,
                 size_bytes: debug_file.size_bytes,
                 debug,
+                is_debug_file: true,
                 what,
             };
             if !self.debug_file_agrees {
@@ -282,6 +349,7 @@ impl FileNamer {
             file: &file.file,
             size_bytes: file.info.key.size_bytes,
             debug,
+            is_debug_file: false,
             what,
         };
         let debug = file.image.as_ref().map(|image| &image.debug);
@@ -306,7 +374,7 @@ fn set(names: &mut NameTable, index: usize, symbol: &Sym<'_>, line: Option<&dwar
     let inlined = symbol.inlined.iter().rev();
     let inlined = inlined.map(|inlined| (&inlined.name, inlined.code_info.as_ref()));
     let outermost = std::iter::once((&symbol.name, symbol.code_info.as_deref()));
-    let functions: Vec<(&str, String, u32)> = inlined
+    let functions: Vec<(String, String, u32)> = inlined
         .chain(outermost)
         .map(|(name, code)| {
             let known = line.map(|line| (line.file.to_string(), line.number));
@@ -316,7 +384,7 @@ fn set(names: &mut NameTable, index: usize, symbol: &Sym<'_>, line: Option<&dwar
                 }
                 None => known.unwrap_or_default(),
             };
-            (name.as_ref(), file, line)
+            (demangle(cut(name), None), file, line)
         })
         .collect();
     let lines = functions.iter();
@@ -331,9 +399,16 @@ pub(super) fn is_heavy(file: &OpenFile) -> bool {
     file.info.weight_bytes > HEAVY_BYTES
 }
 
+/// As much of a name as is taken.
+fn cut(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MAX_WRITTEN_BYTES)]
+}
+
 fn symbolizer(debug_dirs: &[PathBuf]) -> Symbolizer {
     Symbolizer::builder()
         .enable_auto_reload(false)
+        // Demangling is a decompression: ours is bounded.
+        .enable_demangling(false)
         // For parts of debug files that several share; see `debug_file`.
         .set_debug_dirs(Some(debug_dirs))
         .build()

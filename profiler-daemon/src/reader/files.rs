@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{MemfdFlags, Stat, fstat, memfd_create};
 use sha2::{Digest, Sha256};
@@ -15,6 +16,7 @@ use super::elf::{ElfError, Image};
 use super::mounts::Mounts;
 use super::name_table::clean;
 use super::perf_map::{self, HeldMaps, PerfMapError};
+use super::plausible::{Costly, Symbols};
 use super::protocol::{FileInfo, FileKey, NamePerfMap, Names, NamesFrom, Open, VDSO, reply};
 use super::target_path::{Care, PathError, Root, open_regular, unescape};
 
@@ -95,6 +97,21 @@ pub(super) struct OpenFile {
     pub(super) debug_file: Option<DebugFile>,
     /// What the core was told of it.
     pub(super) info: FileInfo,
+    /// What naming it has shown.
+    pub(super) costs: Costs,
+}
+
+/// Debug information that took too long so often is not tried again.
+pub(super) const DEBUG_STRIKES: u32 = 2;
+
+/// What is known to be too costly to be tried again, in a file and in its debug file.
+#[derive(Debug, Default)]
+pub(super) struct Costs {
+    /// How often debug information took too long to look something up in; it is left alone after
+    /// [`DEBUG_STRIKES`].
+    pub(super) debug_strikes: AtomicU32,
+    /// What looking at their symbols came to.
+    pub(super) symbols: [OnceLock<Result<Symbols, Costly>>; 2],
 }
 
 impl OpenFile {
@@ -137,7 +154,7 @@ impl OpenFile {
                 .as_ref()
                 .is_some_and(|image| image.debug.go || !image.go_build_id.is_empty()),
         };
-        Ok(Self { file, path, image, debug_file, info })
+        Ok(Self { file, path, image, debug_file, info, costs: Costs::default() })
     }
 }
 
@@ -190,6 +207,18 @@ impl FileTable {
         // The vDSO's copy is a memory file.
         let mounts = Mounts::new(vdso.as_ref().map_or(0, |vdso| vdso.info.key.device));
         Self { slots: Mutex::default(), debug_dirs, mounts, perf_maps: HeldMaps::default(), vdso }
+    }
+
+    /// An empty table without even the vDSO.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn empty() -> Self {
+        Self {
+            slots: Mutex::default(),
+            debug_dirs: Vec::new(),
+            mounts: Mounts::new(0),
+            perf_maps: HeldMaps::default(),
+            vdso: None,
+        }
     }
 
     /// Finds a perf map.

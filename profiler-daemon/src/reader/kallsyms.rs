@@ -47,7 +47,7 @@ impl Kallsyms {
         Self::parse(&mut BufReader::with_capacity(64 << 10, std::fs::File::open(PATH)?))
     }
 
-    fn parse(lines: &mut impl BufRead) -> std::io::Result<Self> {
+    pub(super) fn parse(lines: &mut impl BufRead) -> std::io::Result<Self> {
         let mut table = Self::default();
         let mut line = Vec::new();
         let (mut seen, mut zero) = (0_usize, 0_usize);

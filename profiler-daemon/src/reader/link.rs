@@ -13,7 +13,7 @@ use std::{
 use super::{
     child::LANES,
     client::{Reader, ReaderError},
-    protocol::{Reply, Request, reply, request},
+    protocol::{MAX_REPLY_BYTES, Reply, Request, reply, request},
     wire::{FrameDecoder, WireError, encode_message},
 };
 
@@ -23,9 +23,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The same for what takes well under a millisecond unless somebody prevents it: others wait behind
 /// it.
 const SHORT_DEADLINE: Duration = Duration::from_secs(3);
-
-/// The longest reply we take, in bytes: decoded, it takes several times its size.
-const MAX_REPLY_BYTES: usize = 16 << 20;
 
 /// After a death, how long until the next reader is started; doubled with each death in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -282,6 +279,7 @@ impl<T> Link<T> {
         if let Some(running) = &mut self.running {
             let before = outcomes.len();
             let mut broken = false;
+            let mut misbehaves = false;
             for lane in &mut running.lanes {
                 let result = lane.flush().and_then(|()| lane.receive(outcomes));
                 broken |= match result {
@@ -290,6 +288,7 @@ impl<T> Link<T> {
                     Err(WireError::Io { .. }) => true,
                     Err(error) => {
                         tracing::warn!("the reader is replaced: {error}");
+                        misbehaves = true;
                         true
                     }
                 };
@@ -300,7 +299,7 @@ impl<T> Link<T> {
             }
             let is_late = running.lanes.iter().any(Lane::is_late);
             if broken || is_late {
-                self.replace(outcomes);
+                self.replace(misbehaves, outcomes);
             }
         }
         if self.running.is_none() && Instant::now() >= self.start_at {
@@ -329,7 +328,9 @@ impl<T> Link<T> {
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn replace(&mut self, outcomes: &mut Vec<(T, Outcome)>) {
+    /// `misbehaves`: it has sent what is no reply, so that what it was asked is not asked again and
+    /// again.
+    fn replace(&mut self, misbehaves: bool, outcomes: &mut Vec<(T, Outcome)>) {
         let Some(Running { mut reader, lanes }) = self.running.take() else { return };
         let late = lanes.each_ref().map(Lane::is_late);
         let status = reader.kill();
@@ -337,6 +338,7 @@ impl<T> Link<T> {
         // A kill is somebody's doing (or ours); any other end is the fault of what was read.
         let died = match &status {
             Some(status) if status.signal() != Some(libc::SIGKILL) => Failure::Died,
+            _ if misbehaves => Failure::Died,
             _ => Failure::Lost,
         };
         tracing::debug!("reader {} ended: {status:?}", reader.child.id());

@@ -12,13 +12,17 @@ mod elf;
 mod file_namer;
 mod file_pages;
 pub(crate) mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod kallsyms;
 mod lane;
 pub mod link;
 mod mounts;
 mod name_table;
 mod names;
+mod patience;
 mod perf_map;
+mod plausible;
 pub mod probe;
 mod processes;
 pub mod protocol;

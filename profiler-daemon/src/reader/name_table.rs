@@ -2,14 +2,21 @@
 
 use std::collections::HashMap;
 
-use super::protocol::{FrameNames, NameLine, Names};
+use super::protocol::{FrameNames, MAX_REPLY_BYTES, NameLine, Names};
 
 /// The longest function name, file or module taken, in bytes.
 pub(super) const MAX_NAME_BYTES: usize = 4_096;
 
-/// All strings of a reply together, in bytes: with the rest it stays far below the longest
-/// message.
-const MAX_STRINGS_BYTES: usize = 12 << 20;
+/// All strings and functions of a reply together, in bytes: the rest, what frames the functions of
+/// each address and the warning, takes less than what is left of the longest reply.
+const MAX_ENCODED_BYTES: usize = MAX_REPLY_BYTES - (256 << 10);
+
+/// What a string takes in a reply beside its bytes: tag and length.
+const STRING_FRAMING_BYTES: usize = 4;
+
+/// What a function takes in a reply at most: five numbers, three of which are below 2^28, each with
+/// its tag; and its own tag and length.
+const LINE_BYTES: usize = 5 + 3 * 4 + 2 * 5 + 2;
 
 /// The most functions at one address.
 const MAX_LINES: usize = 256;
@@ -40,7 +47,7 @@ pub(super) struct Line<'a> {
 pub(super) struct NameTable {
     names: Names,
     indexes: HashMap<String, u32>,
-    strings_bytes: usize,
+    encoded_bytes: usize,
     all_lines: usize,
 }
 
@@ -53,7 +60,7 @@ impl NameTable {
             warning: String::new(),
             cpu_us: 0,
         };
-        Self { names, indexes: HashMap::new(), strings_bytes: 0, all_lines: 0 }
+        Self { names, indexes: HashMap::new(), encoded_bytes: 0, all_lines: 0 }
     }
 
     /// Whether an address has no name yet.
@@ -65,7 +72,9 @@ impl NameTable {
     pub(super) fn set<'a>(&mut self, index: usize, lines: impl Iterator<Item = Line<'a>>) {
         let mut frame = Vec::new();
         for line in lines.filter(|line| !line.function.is_empty()).take(MAX_LINES) {
-            if self.all_lines + frame.len() >= MAX_ALL_LINES {
+            if self.all_lines + frame.len() >= MAX_ALL_LINES
+                || self.encoded_bytes + LINE_BYTES > MAX_ENCODED_BYTES
+            {
                 self.warn("names were left out: there are too many");
                 break;
             }
@@ -73,6 +82,7 @@ impl NameTable {
             if function == 0 {
                 break;
             }
+            self.encoded_bytes += LINE_BYTES;
             frame.push(NameLine {
                 function,
                 file: self.string(line.file),
@@ -116,13 +126,14 @@ impl NameTable {
         if let Some(index) = self.indexes.get(&text) {
             return *index;
         }
-        if self.strings_bytes + text.len() > MAX_STRINGS_BYTES {
+        let size_bytes = text.len() + STRING_FRAMING_BYTES;
+        if self.encoded_bytes + size_bytes > MAX_ENCODED_BYTES {
             self.warn("names were left out: they are too long");
             return 0;
         }
-        self.strings_bytes += text.len();
+        self.encoded_bytes += size_bytes;
         let index = u32::try_from(self.names.strings.len())
-            .expect("strings are bounded by MAX_STRINGS_BYTES");
+            .expect("strings are bounded by MAX_ENCODED_BYTES");
         self.names.strings.push(text.clone());
         self.indexes.insert(text, index);
         index
@@ -147,6 +158,9 @@ pub(super) fn clean_bytes(bytes: &[u8], limit_bytes: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
+    use super::super::protocol::MAX_ADDRESSES;
     use super::*;
 
     #[test]
@@ -172,6 +186,45 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_reply_is_one_that_the_core_takes() {
+        let mut table = NameTable::new(MAX_ADDRESSES);
+        let mut next = 0_u32;
+        for index in 0..MAX_ADDRESSES {
+            let names: Vec<[String; 3]> = (0..MAX_LINES)
+                .map(|_| {
+                    next += 1;
+                    [format!("{next:05x}"), format!("f{next:04x}"), format!("m{next:04x}")]
+                })
+                .collect();
+            let lines = names.iter().map(|[function, file, module]| Line {
+                function,
+                file,
+                line: u32::MAX,
+                start_line: u32::MAX,
+                module,
+            });
+            table.set(index, lines);
+        }
+        let size = table.finish().encoded_len();
+        assert!((8 << 20..MAX_REPLY_BYTES - 2 * MAX_WARNING_BYTES).contains(&size), "{size}");
+        // And with names that are known already.
+        let mut table = NameTable::new(MAX_ADDRESSES);
+        let long =
+            Line { function: "f", file: "g", line: u32::MAX, start_line: u32::MAX, module: "m" };
+        let many: Vec<String> = (0..400_000).map(|n| format!("{n:07x}")).collect();
+        for (index, names) in many.chunks(MAX_LINES).enumerate() {
+            table.set(index, names.iter().map(|function| Line { function, ..long }));
+        }
+        let last = &many[200_000];
+        for index in 0..MAX_ADDRESSES {
+            let line = Line { function: last, file: last, module: last, ..long };
+            table.set(index, std::iter::repeat_n(line, MAX_LINES));
+        }
+        let size = table.finish().encoded_len();
+        assert!(size < MAX_REPLY_BYTES - 2 * MAX_WARNING_BYTES, "{size}");
+    }
+
+    #[test]
     fn a_flood_of_names_is_bounded_and_said() {
         let mut table = NameTable::new(8_000);
         for index in 0..8_000 {
@@ -179,7 +232,7 @@ mod tests {
             table.set(index, [Line { function: &name, ..Line::default() }].into_iter());
         }
         let names = table.finish();
-        assert!(names.strings.iter().map(String::len).sum::<usize>() <= MAX_STRINGS_BYTES);
+        assert!(names.strings.iter().map(String::len).sum::<usize>() <= MAX_ENCODED_BYTES);
         assert_ne!(names.warning, "");
     }
 }

@@ -248,7 +248,7 @@ struct Range {
 }
 
 impl PerfMap {
-    fn parse(lines: &mut impl BufRead) -> std::io::Result<Self> {
+    pub(super) fn parse(lines: &mut impl BufRead) -> std::io::Result<Self> {
         let mut entries = Vec::new();
         let mut text = String::new();
         let mut line = Vec::new();
@@ -282,6 +282,14 @@ impl PerfMap {
     /// What it takes, in bytes.
     pub(super) fn size_bytes(&self) -> usize {
         self.ranges.len() * size_of::<Range>() + self.text.len()
+    }
+
+    /// What must hold of every map.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn check(&self) {
+        assert!(self.ranges.iter().all(|range| range.start < range.end));
+        assert!(self.ranges.is_sorted_by(|one, next| one.end <= next.start));
+        assert!(self.ranges.iter().all(|range| self.find(range.start).is_some()));
     }
 
     fn find(&self, avma: u64) -> Option<&str> {

@@ -338,6 +338,18 @@ fn parse_executable_line(line: &[u8]) -> Option<MappingInfo> {
     (start < end).then_some(MappingInfo { start, end, file_offset, device, inode, path })
 }
 
+/// Gives the same bytes to each parser of a file.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn parse_all(bytes: &[u8]) {
+    let _ = Stat::parse(bytes);
+    let _ = Status::parse(bytes);
+    let _ = cgroup_path(bytes);
+    let _ = join(bytes.to_vec());
+    let mappings = parse_maps(&mut &*bytes).expect("memory can be read").unwrap_or_default();
+    assert!(mappings.is_sorted_by_key(|mapping| mapping.start));
+    assert!(mappings.iter().all(|mapping| mapping.start < mapping.end));
+}
+
 /// The clock that samples carry, which counts while the machine sleeps.
 pub(super) fn boot_time_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);

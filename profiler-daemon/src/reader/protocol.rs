@@ -19,10 +19,14 @@
 //! that the process holds, `cmdline` for its memory), and files that `Open::anywhere` is needed for.
 //!
 //! The reader may be compromised by what it reads: the core checks every length and index of a
-//! reply before use. Both sides refuse a message longer than [`MAX_MESSAGE_BYTES`].
+//! reply before use. Both sides refuse a message longer than [`MAX_MESSAGE_BYTES`], and the core a
+//! reply longer than [`MAX_REPLY_BYTES`].
 
 /// The longest message either side accepts, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// The longest reply that the core takes, in bytes: decoded, it takes several times its size.
+pub const MAX_REPLY_BYTES: usize = 16 << 20;
 
 /// The most addresses one naming request may carry.
 pub const MAX_ADDRESSES: usize = 16_384;

@@ -21,6 +21,13 @@ struct Copied {
     copy: Box<StackCopy>,
 }
 
+/// The program counter that a walk came to, as one behind its instruction: who looks a caller up
+/// looks below it, and what a signal interrupted is no return address. It is the target's memory
+/// that says what it is.
+pub(crate) fn return_address(pc: u64, walk: &Walk) -> u64 {
+    pc.wrapping_add(u64::from(walk.is_interrupted()))
+}
+
 /// Samples that wait for tables.
 #[derive(Default)]
 pub(super) struct Copies {
@@ -135,7 +142,7 @@ impl Recorder {
                 Step::Caller(_) if frames.len() >= MAX_USER_FRAMES => {
                     return Ok((frames, Outcome::Truncated));
                 }
-                Step::Caller(pc) => frames.push(pc + u64::from(walk.is_interrupted())),
+                Step::Caller(pc) => frames.push(return_address(pc, &walk)),
                 Step::End(outcome) => return Ok((frames, outcome)),
             }
         }

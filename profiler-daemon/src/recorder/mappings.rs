@@ -135,7 +135,7 @@ impl Room for Sampler {
 }
 
 /// What has to be taken from an avma in the mapping to have the svma in its file.
-pub(super) fn bias(mapping: &Mapping, file: &FileInfo) -> u64 {
+pub(crate) fn bias(mapping: &Mapping, file: &FileInfo) -> u64 {
     let end = mapping.file_offset.saturating_add(mapping.end - mapping.start);
     let segment = file.segments.iter().find(|segment| {
         segment.file_offset < end

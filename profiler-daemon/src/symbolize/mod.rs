@@ -7,6 +7,8 @@ mod names;
 mod processes;
 mod tables;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use names::of_answer;
 pub use names::{FrameNames, NamedLine};
 pub use tables::FileNews;
 

@@ -172,6 +172,14 @@ impl Addresses {
     }
 }
 
+/// The names that an answer gives to `addresses`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn of_answer(addresses: &[u64], answer: &protocol::Names) -> Vec<FrameNames> {
+    let mut known = Addresses::default();
+    known.answer(addresses, answer, &mut Strings::default());
+    addresses.iter().filter_map(|address| known.get(*address).cloned()).collect()
+}
+
 /// A kernel module's function, as perf and `/proc/kallsyms` show it.
 fn text_with_module(function: &str, module: &str) -> Arc<str> {
     format!("{function} {module}").into()

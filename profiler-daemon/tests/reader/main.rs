@@ -1,5 +1,6 @@
 //! The reader as the core meets it: the real binary, asked over its lanes.
 
+mod bombs;
 mod perf_maps;
 mod support;
 

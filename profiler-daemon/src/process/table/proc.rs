@@ -16,6 +16,8 @@ impl Table {
         let shown: Vec<_> = info
             .mappings
             .iter()
+            // The reader may be anybody's by now.
+            .filter(|shown| shown.start < shown.end)
             .map(|shown| {
                 Arc::new(Mapping {
                     id: self.mapping_id(),
@@ -71,7 +73,7 @@ impl Table {
             if life.start_known {
                 life.process.start_ns.abs_diff(start_ns) <= 2 * TICK_NS
             } else {
-                life.from_ns == 0 || life.from_ns + 2 * TICK_NS >= start_ns
+                life.from_ns == 0 || life.from_ns.saturating_add(2 * TICK_NS) >= start_ns
             }
         })
     }

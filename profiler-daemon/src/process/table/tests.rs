@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     kernel::{Map, SideBand, What},
-    reader::protocol::ProcessInfo,
+    reader::protocol::{MappingInfo, ProcessInfo},
 };
 
 fn event(time_ns: u64, pid: u32, what: What) -> SideBand {
@@ -223,4 +223,29 @@ fn what_is_gone_when_it_is_described_has_ended() {
     // It was another one that had: this one is sampled.
     table.image_of(7, 50, 1, 150 + 2 * LATE_NS);
     assert_eq!(table.take_ended(150 + 3 * LATE_NS), [0; 0]);
+}
+
+#[test]
+fn times_at_the_clocks_end_are_no_overflow() {
+    let mut table = all();
+    let late = u64::MAX - 1;
+    table.side_band(&event(late, 7, exec("late")));
+    table.side_band(&event(late, 7, What::Exit));
+    let image = table.image_of(7, 0, 1, late);
+    table.uncovered(image.life, late);
+    table.describe(&ProcessInfo { pid: 7, start_ticks: u64::MAX, ..Default::default() });
+    assert!(table.take_ended(u64::MAX).is_empty());
+    assert!(table.forget(u64::MAX, &HashSet::new()).is_empty());
+}
+
+#[test]
+fn mappings_that_end_before_they_begin_are_left_out() {
+    let mut table = all();
+    let mapping = |start, end| MappingInfo { start, end, ..Default::default() };
+    let mappings = vec![mapping(2, 1), mapping(3, 3), mapping(4, 5)];
+    let (pid, read_from_ns) = (7, 10);
+    table.describe(&ProcessInfo { pid, read_from_ns, mappings, ..Default::default() });
+    let life = table.lives().next().unwrap();
+    let ranges: Vec<_> = life.current().map(|mapping| (mapping.start, mapping.end)).collect();
+    assert_eq!(ranges, [(4, 5)]);
 }

@@ -2,7 +2,7 @@
 
 use gimli::{AttributeValue, DwTag, EntriesRaw, UnitOffset, UnitRef};
 
-use super::Bytes;
+use super::{Bytes, Patience, Result};
 
 /// The most functions at one address.
 const MAX_CALLS: usize = 256;
@@ -35,8 +35,9 @@ struct Code<'a> {
 pub(super) fn find(
     unit: UnitRef<'_, Bytes<'_>>,
     addresses: &[u64],
-) -> gimli::Result<Vec<Vec<Call>>> {
-    let mut search = Search { unit, addresses, calls: vec![Vec::new(); addresses.len()] };
+    patience: &Patience,
+) -> Result<Vec<Vec<Call>>> {
+    let mut search = Search { unit, addresses, patience, calls: vec![Vec::new(); addresses.len()] };
     search.run(false)?;
     // A function may be inside another's entry and outside its code.
     let missed = |calls: &Vec<Call>| calls.is_empty();
@@ -44,7 +45,7 @@ pub(super) fn find(
         let (indexes, addresses): (Vec<usize>, Vec<u64>) =
             addresses.iter().enumerate().filter(|(index, _)| missed(&search.calls[*index])).unzip();
         let calls = vec![Vec::new(); addresses.len()];
-        let mut rest = Search { unit, addresses: &addresses, calls };
+        let mut rest = Search { unit, addresses: &addresses, patience, calls };
         rest.run(true)?;
         for (index, calls) in indexes.into_iter().zip(rest.calls) {
             search.calls[index] = calls;
@@ -56,20 +57,23 @@ pub(super) fn find(
 struct Search<'s, 'a> {
     unit: UnitRef<'s, Bytes<'a>>,
     addresses: &'s [u64],
+    patience: &'s Patience,
     calls: Vec<Vec<Call>>,
 }
 
 impl<'s, 'a> Search<'s, 'a> {
     /// Goes over the unit's entries. Unless `thorough`, leaves out what is inside types, and inside
     /// functions and blocks that hold none of the addresses.
-    fn run(&mut self, thorough: bool) -> gimli::Result<()> {
+    fn run(&mut self, thorough: bool) -> Result<()> {
         let mut entries = self.unit.entries_raw(None)?;
         // A reader that begins in the middle counts depths from there.
         let mut base = 0;
         while !entries.is_empty() {
             let entry = entries.next_offset();
             let depth = base + entries.next_depth();
+            self.patience.spend(1)?;
             let Some(abbreviation) = entries.read_abbreviation()? else { continue };
+            self.patience.spend(abbreviation.attributes().len() as u64)?;
             let tag = abbreviation.tag();
             if !may_be_left_out(tag) {
                 entries.skip_attributes(abbreviation.attributes())?;
@@ -89,7 +93,7 @@ impl<'s, 'a> Search<'s, 'a> {
                     entries = self.unit.entries_raw(Some(sibling))?;
                     base = depth;
                 }
-                None => skip_children(&mut entries, depth - base)?,
+                None => skip_children(&mut entries, depth - base, self.patience)?,
             }
         }
         Ok(())
@@ -102,12 +106,14 @@ impl<'s, 'a> Search<'s, 'a> {
         code: &Code<'a>,
         entry: UnitOffset,
         depth: isize,
-    ) -> gimli::Result<bool> {
+    ) -> Result<bool> {
         let mut any = false;
         let (addresses, calls) = (self.addresses, &mut self.calls);
         code.for_each_range(self.unit, |begin, end| {
+            self.patience.spend(1)?;
             let first = addresses.partition_point(|address| *address < begin);
             let count = addresses[first..].partition_point(|address| *address < end);
+            self.patience.spend(count as u64)?;
             any |= count > 0;
             let call = Call { entry, file: code.call_file, line: code.call_line, depth };
             for calls in &mut calls[first..first + count] {
@@ -127,6 +133,7 @@ impl<'s, 'a> Search<'s, 'a> {
                     _ => {}
                 }
             }
+            Ok(())
         })?;
         Ok(any)
     }
@@ -147,9 +154,15 @@ fn may_be_left_out(tag: DwTag) -> bool {
 }
 
 /// Reads on until the next entry is as deep as its parent, at `depth`.
-fn skip_children(entries: &mut EntriesRaw<'_, Bytes<'_>>, depth: isize) -> gimli::Result<()> {
+fn skip_children(
+    entries: &mut EntriesRaw<'_, Bytes<'_>>,
+    depth: isize,
+    patience: &Patience,
+) -> Result<()> {
     while entries.next_depth() > depth && !entries.is_empty() {
+        patience.spend(1)?;
         if let Some(abbreviation) = entries.read_abbreviation()? {
+            patience.spend(abbreviation.attributes().len() as u64)?;
             entries.skip_attributes(abbreviation.attributes())?;
         }
     }
@@ -190,13 +203,13 @@ impl<'a> Code<'a> {
     fn for_each_range(
         &self,
         unit: UnitRef<'_, Bytes<'a>>,
-        mut take: impl FnMut(u64, u64),
-    ) -> gimli::Result<()> {
+        mut take: impl FnMut(u64, u64) -> Result<()>,
+    ) -> Result<()> {
         if let Some(value) = self.ranges {
             if let Some(offset) = unit.attr_ranges_offset(value)? {
                 let mut ranges = unit.ranges(offset)?;
                 while let Some(range) = ranges.next()? {
-                    take(range.begin, range.end);
+                    take(range.begin, range.end)?;
                 }
             }
         } else if let (Some(low), Some(high)) = (self.low, self.high) {
@@ -204,7 +217,7 @@ impl<'a> Code<'a> {
                 AttributeValue::Udata(size) => low.wrapping_add(size),
                 value => unit.attr_address(value)?.unwrap_or(low),
             };
-            take(low, high);
+            take(low, high)?;
         }
         Ok(())
     }

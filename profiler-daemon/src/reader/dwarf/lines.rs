@@ -3,9 +3,22 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use gimli::{LineProgramHeader, UnitRef};
+use gimli::{
+    Abbreviations, AttributeValue, DebugLineOffset, LineProgramHeader, Section as _, UnitHeader,
+    UnitRef,
+};
 
-use super::Bytes;
+use super::{Bytes, Dwarf, DwarfError, Patience, Result};
+
+/// The longest header of a line program, in bytes: decoded, its list of files takes up to a hundred
+/// times as much.
+const MAX_HEADER_BYTES: u64 = 2 << 20;
+
+/// The longest line program, in bytes.
+const MAX_PROGRAM_BYTES: u64 = 256 << 20;
+
+/// The longest path taken, in bytes; names are cut where a reply is made of them anyhow.
+const MAX_PATH_BYTES: usize = 4_096;
 
 /// A row of a line program.
 #[derive(Clone, Copy, Debug)]
@@ -20,13 +33,19 @@ pub(super) struct Row {
 pub(super) fn find(
     unit: UnitRef<'_, Bytes<'_>>,
     addresses: &[u64],
-) -> gimli::Result<Vec<Option<Row>>> {
+    patience: &Patience,
+) -> Result<Vec<Option<Row>>> {
     let mut found = vec![None; addresses.len()];
     let Some(program) = unit.line_program.clone() else { return Ok(found) };
+    if program.header().raw_program_buf().len() as u64 > MAX_PROGRAM_BYTES {
+        let what = "bytes in a line program";
+        return Err(DwarfError::TooMuch { what, limit: MAX_PROGRAM_BYTES });
+    }
     let mut rows = program.rows();
     // The row before, and the first address that is not below it; `None` before a sequence.
     let mut before: Option<(Row, usize)> = None;
     while let Some((_, row)) = rows.next_row()? {
+        patience.spend(1)?;
         let address = row.address();
         let next = match before {
             // A row in force from 0 on belongs to code that the linker dropped.
@@ -45,6 +64,52 @@ pub(super) fn find(
         before = (!row.end_sequence()).then_some((this, next));
     }
     Ok(found)
+}
+
+/// Looks at how long the header of a unit's line program is, before it is decoded.
+///
+/// # Errors
+///
+/// [`DwarfError::TooMuch`].
+pub(super) fn check_header(
+    dwarf: &Dwarf<'_>,
+    header: &UnitHeader<Bytes<'_>>,
+    abbreviations: &Abbreviations,
+) -> Result<()> {
+    let mut entries = header.entries_raw(abbreviations, None)?;
+    let Some(abbreviation) = entries.read_abbreviation()? else { return Ok(()) };
+    for specification in abbreviation.attributes() {
+        let attribute = entries.read_attribute(*specification)?;
+        if let (gimli::DW_AT_stmt_list, AttributeValue::DebugLineRef(DebugLineOffset(offset))) =
+            (attribute.name(), attribute.value())
+            && header_bytes(dwarf.debug_line.reader().slice(), offset)
+                .is_some_and(|bytes| bytes > MAX_HEADER_BYTES)
+        {
+            let what = "bytes in the header of a line program";
+            return Err(DwarfError::TooMuch { what, limit: MAX_HEADER_BYTES });
+        }
+    }
+    Ok(())
+}
+
+/// How long the header of a line program says that it is (DWARF 5, 6.2.4).
+fn header_bytes(section: &[u8], offset: usize) -> Option<u64> {
+    let mut rest = section.get(offset..)?;
+    let mut take = |count: usize| {
+        let (number, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(number.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let word = if take(4)? == 0xffff_ffff {
+        take(8)?;
+        8
+    } else {
+        4
+    };
+    if take(2)? >= 5 {
+        take(2)?;
+    }
+    take(word)
 }
 
 /// Paths of a unit's source files.
@@ -96,5 +161,6 @@ fn push(path: &mut String, part: &[u8]) {
     } else if !path.is_empty() && !path.ends_with('/') {
         path.push('/');
     }
-    path.push_str(&String::from_utf8_lossy(part));
+    let room = MAX_PATH_BYTES.saturating_sub(path.len());
+    path.push_str(&String::from_utf8_lossy(&part[..part.len().min(room)]));
 }

@@ -1,5 +1,6 @@
 //! Names of functions.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Write;
@@ -8,13 +9,19 @@ use std::rc::Rc;
 use gimli::{AttributeValue, DebugInfoOffset, DwLang, Unit, UnitOffset, UnitRef};
 
 use super::units::Units;
-use super::{Bytes, Dwarf};
+use super::{Bytes, Dwarf, Patience, Result, unit};
 
 /// How often an entry may refer to another for what it does not say itself.
 const MAX_REFERENCES: usize = 16;
 
 /// Units kept that functions of other units come from.
 const MAX_OTHER_UNITS: usize = 8;
+
+/// The longest name taken as it is written, in bytes.
+pub(in crate::reader) const MAX_WRITTEN_BYTES: usize = 16 << 10;
+
+/// Bytes of a string that going over them counts as one step.
+const BYTES_PER_STEP: usize = 64;
 
 /// The longest demangled name, in bytes: mangling is a compression, and its author may be hostile.
 const MAX_DEMANGLED_BYTES: usize = 16 << 10;
@@ -32,6 +39,7 @@ pub(super) struct Function {
 pub(super) struct Functions<'s, 'a> {
     dwarf: &'s Dwarf<'a>,
     units: &'s Units,
+    patience: &'s Patience,
     known: HashMap<DebugInfoOffset, Function>,
     others: HashMap<u32, Unit<Bytes<'a>>>,
 }
@@ -47,8 +55,8 @@ struct Said<'a> {
 
 impl<'s, 'a> Functions<'s, 'a> {
     /// None is known yet.
-    pub(super) fn new(dwarf: &'s Dwarf<'a>, units: &'s Units) -> Self {
-        Self { dwarf, units, known: HashMap::new(), others: HashMap::new() }
+    pub(super) fn new(dwarf: &'s Dwarf<'a>, units: &'s Units, patience: &'s Patience) -> Self {
+        Self { dwarf, units, patience, known: HashMap::new(), others: HashMap::new() }
     }
 
     /// The function of an entry, which may be one of an inlined function.
@@ -63,8 +71,8 @@ impl<'s, 'a> Functions<'s, 'a> {
         // What an entry says counts, even if what it refers to is damaged.
         let _ = self.collect(unit, entry, &mut said);
         let name = match (said.linkage_name, said.name) {
-            (Some(mangled), _) => demangle(&mangled.to_string_lossy(), said.language),
-            (None, Some(name)) => name.to_string_lossy().into_owned(),
+            (Some(mangled), _) => demangle(&text(mangled), said.language),
+            (None, Some(name)) => text(name).into_owned(),
             (None, None) => String::new(),
         };
         let function = Function { name: name.into(), start_line: said.line.unwrap_or(0) };
@@ -77,12 +85,12 @@ impl<'s, 'a> Functions<'s, 'a> {
         unit: UnitRef<'_, Bytes<'a>>,
         entry: UnitOffset,
         said: &mut Said<'a>,
-    ) -> gimli::Result<()> {
-        said.language = language(unit)?;
-        let mut next = said.take(unit, entry)?;
+    ) -> Result<()> {
+        said.language = language(unit, self.patience)?;
+        let mut next = said.take(unit, entry, self.patience)?;
         for _ in 0..MAX_REFERENCES {
             next = match next {
-                Some(AttributeValue::UnitRef(entry)) => said.take(unit, entry)?,
+                Some(AttributeValue::UnitRef(entry)) => said.take(unit, entry, self.patience)?,
                 Some(AttributeValue::DebugInfoRef(offset)) => {
                     return self.collect_elsewhere(offset, said);
                 }
@@ -97,7 +105,7 @@ impl<'s, 'a> Functions<'s, 'a> {
         &mut self,
         mut offset: DebugInfoOffset,
         said: &mut Said<'a>,
-    ) -> gimli::Result<()> {
+    ) -> Result<()> {
         for _ in 0..MAX_REFERENCES {
             let Some(index) = self.units.holding(offset) else { break };
             if self.others.len() >= MAX_OTHER_UNITS && !self.others.contains_key(&index) {
@@ -107,13 +115,13 @@ impl<'s, 'a> Functions<'s, 'a> {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(vacant) => {
                     let header = self.units.header(self.dwarf, index)?;
-                    vacant.insert(self.dwarf.unit(header)?)
+                    vacant.insert(unit(self.dwarf, header, self.patience)?)
                 }
             };
             let unit = UnitRef::new(self.dwarf, unit);
             let Some(entry) = offset.to_unit_offset(&unit.header) else { break };
-            said.language = language(unit)?;
-            match said.take(unit, entry)? {
+            said.language = language(unit, self.patience)?;
+            match said.take(unit, entry, self.patience)? {
                 Some(AttributeValue::UnitRef(entry)) => {
                     let Some(next) = entry.to_debug_info_offset(&unit.header) else { break };
                     offset = next;
@@ -133,9 +141,11 @@ impl<'a> Said<'a> {
         &mut self,
         unit: UnitRef<'_, Bytes<'a>>,
         entry: UnitOffset,
-    ) -> gimli::Result<Option<AttributeValue<Bytes<'a>>>> {
+        patience: &Patience,
+    ) -> Result<Option<AttributeValue<Bytes<'a>>>> {
         let mut entries = unit.entries_raw(Some(entry))?;
         let Some(abbreviation) = entries.read_abbreviation()? else { return Ok(None) };
+        patience.spend(1 + abbreviation.attributes().len() as u64)?;
         let is_inlined = abbreviation.tag() == gimli::DW_TAG_inlined_subroutine;
         let mut reference = None;
         for specification in abbreviation.attributes() {
@@ -158,21 +168,30 @@ impl<'a> Said<'a> {
                 _ => {}
             }
         }
+        let read = [self.linkage_name, self.name].into_iter().flatten();
+        patience.spend(read.map(|name| name.len() / BYTES_PER_STEP).sum::<usize>() as u64)?;
         let is_complete = self.linkage_name.is_some() && self.line.is_some();
         Ok(reference.filter(|_| !is_complete))
     }
 }
 
-fn language(unit: UnitRef<'_, Bytes<'_>>) -> gimli::Result<Option<DwLang>> {
+fn language(unit: UnitRef<'_, Bytes<'_>>, patience: &Patience) -> Result<Option<DwLang>> {
     let root = unit.entry(unit.header.root_offset())?;
+    patience.spend(root.attrs().len() as u64)?;
     Ok(match root.attr_value(gimli::DW_AT_language) {
         Some(AttributeValue::Language(language)) => Some(language),
         _ => None,
     })
 }
 
+/// What of a string is taken.
+fn text(bytes: Bytes<'_>) -> Cow<'_, str> {
+    let bytes = bytes.slice();
+    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_WRITTEN_BYTES)])
+}
+
 /// The name as its author wrote it, or as it is if it is not mangled.
-fn demangle(mangled: &str, language: Option<DwLang>) -> String {
+pub(in crate::reader) fn demangle(mangled: &str, language: Option<DwLang>) -> String {
     let is_rust = language == Some(gimli::DW_LANG_Rust);
     let is_cpp = matches!(
         language,

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Symbolized, Symbolizer};
@@ -12,10 +13,14 @@ use crate::reader::tests::Random;
 
 const PROGRAM: &str = "/proc/self/exe";
 
+fn forever() -> Patience {
+    Patience::of(Duration::MAX)
+}
+
 fn debug_info(file: &File) -> DebugInfo {
     let size_bytes = file.metadata().unwrap().len();
     let bytes = Arc::new(FilePages::default()).map(file, size_bytes).unwrap();
-    DebugInfo::read(bytes, || {}).unwrap().unwrap()
+    DebugInfo::read(bytes, &forever(), || {}).unwrap().unwrap()
 }
 
 /// Addresses that units have, in order.
@@ -23,7 +28,7 @@ fn addresses(debug_info: &DebugInfo, count: usize) -> Vec<u64> {
     let mut random = Random::new(3);
     let end = debug_info.units.end();
     let mut addresses: Vec<u64> = std::iter::repeat_with(|| random.below(end))
-        .filter(|address| !debug_info.units.of(&[*address]).is_empty())
+        .filter(|address| !debug_info.units.of(&[*address], &forever()).unwrap().is_empty())
         .take(count)
         .collect();
     addresses.sort_unstable();
@@ -42,7 +47,7 @@ fn ours(debug_info: &DebugInfo, addresses: &[u64]) -> HashMap<u64, Shown> {
         });
         places.insert(addresses[index], frames.collect());
     };
-    assert_eq!(debug_info.look_up(addresses, take, || {}), 0);
+    assert_eq!(debug_info.look_up(addresses, &forever(), take, || {}), 0);
     places
 }
 
@@ -97,7 +102,7 @@ fn damage_gives_errors_and_never_panics() {
     let file = File::open(PROGRAM).unwrap();
     let whole = debug_info(&file);
     let addresses = addresses(&whole, 1);
-    let unit = whole.units.of(&addresses)[0].0;
+    let unit = whole.units.of(&addresses, &forever()).unwrap()[0].0;
     let dwarf = || whole.sections.borrow(|section| section.bytes(&whole.bytes));
     let copy = |section: &Bytes<'_>| section.slice().to_vec();
     let mut copies = [
@@ -117,8 +122,9 @@ fn damage_gives_errors_and_never_panics() {
             header.debug_abbrev_offset().0,
             dwarf.unit(header)?.line_program.map_or(0, |program| program.header().offset().0),
         ];
-        let mut functions = Functions::new(&dwarf, &whole.units);
-        places(&dwarf, header, &addresses, &mut functions).map(|_| starts)
+        let patience = forever();
+        let mut functions = Functions::new(&dwarf, &whole.units, &patience);
+        places(&dwarf, header, &addresses, &mut functions, &patience).map(|_| starts)
     };
     let starts = look(&copies).unwrap();
     let mut random = Random::new(11);

@@ -1,14 +1,20 @@
 //! Which unit has which addresses.
 
 use gimli::{
-    Abbreviations, AttributeValue, DebugAddrBase, DebugInfoOffset, DebugRngListsBase,
-    RangeListsOffset, UnitHeader,
+    Abbreviations, AttributeValue, DebugAbbrev, DebugAddrBase, DebugInfoOffset, DebugRngListsBase,
+    LittleEndian, RangeListsOffset, Section as _, UnitHeader,
 };
 
-use super::{Bytes, Dwarf};
+use super::{Bytes, Dwarf, DwarfError, Patience, Result, STEPS_PER_TABLE};
 
 /// The most ranges of addresses: some ten times as many as the largest programs have.
 const MAX_RANGES: usize = 8 << 20;
+
+/// The most units of one file: some ten times as many as the largest programs have.
+const MAX_UNITS: usize = 4 << 20;
+
+/// The longest table of abbreviations, in bytes: decoded, it takes twenty times as much and more.
+const MAX_ABBREVIATIONS_BYTES: usize = 1 << 20;
 
 /// How many units are read between two pauses.
 const UNITS_BETWEEN_PAUSES: usize = 256;
@@ -47,7 +53,11 @@ struct Extent<'a> {
 
 impl Units {
     /// Reads the first entry of each unit. `None`: some have their contents in another file.
-    pub(super) fn read(dwarf: &Dwarf<'_>, mut pause: impl FnMut()) -> gimli::Result<Option<Self>> {
+    pub(super) fn read(
+        dwarf: &Dwarf<'_>,
+        patience: &Patience,
+        mut pause: impl FnMut(),
+    ) -> Result<Option<Self>> {
         let mut offsets = Vec::new();
         let mut ranges = Vec::new();
         let mut is_damaged = false;
@@ -58,29 +68,37 @@ impl Units {
             None
         }) {
             let Some(DebugInfoOffset(offset)) = header.debug_info_offset() else { continue };
-            let unit = u32::try_from(offsets.len()).map_err(|_| gimli::Error::UnsupportedOffset)?;
+            if offsets.len() == MAX_UNITS {
+                return Err(DwarfError::TooMuch { what: "units", limit: MAX_UNITS as u64 });
+            }
+            let unit = offsets.len() as u32;
             offsets.push(offset);
             let first = ranges.len();
             let mut take = |begin, end| {
+                patience.spend(1)?;
                 if begin < end && !header.is_tombstone_address(begin) {
+                    if ranges.len() == MAX_RANGES {
+                        let (what, limit) = ("ranges of addresses", MAX_RANGES as u64);
+                        return Err(DwarfError::TooMuch { what, limit });
+                    }
                     ranges.push(UnitRange { begin, end, reach: 0, unit });
                 }
+                Ok(())
             };
-            let extent = dwarf
-                .abbreviations(&header)
-                .and_then(|abbreviations| Extent::read(&header, &abbreviations));
-            match extent {
+            let extent = abbreviations(dwarf, &header, patience)
+                .and_then(|abbreviations| Ok(Extent::read(&header, &abbreviations)?));
+            let outcome = match extent {
                 Ok(extent) if extent.is_split => return Ok(None),
-                Ok(extent) => {
-                    is_damaged |= extent.for_each_range(dwarf, &header, &mut take).is_err();
-                }
+                Ok(extent) => extent.for_each_range(dwarf, &header, &mut take),
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(()) => {}
                 // What is wrong with one unit is none of the others' business.
-                Err(_) => is_damaged = true,
+                Err(DwarfError::Damaged(_)) => is_damaged = true,
+                Err(error) => return Err(error),
             }
             merge(&mut ranges, first);
-            if ranges.len() > MAX_RANGES {
-                return Err(gimli::Error::UnsupportedOffset);
-            }
             if offsets.len() % UNITS_BETWEEN_PAUSES == 0 {
                 pause();
             }
@@ -101,12 +119,15 @@ impl Units {
 
     /// The units of `svmas`, each with the index of the address, those of a unit together and in
     /// the order of `svmas`.
-    pub(super) fn of(&self, svmas: &[u64]) -> Vec<(u32, usize)> {
-        let units = svmas.iter().enumerate();
-        let units = units.filter_map(|(index, svma)| Some((self.find(*svma)?, index)));
-        let mut units: Vec<(u32, usize)> = units.collect();
+    pub(super) fn of(&self, svmas: &[u64], patience: &Patience) -> Result<Vec<(u32, usize)>> {
+        let mut units = Vec::with_capacity(svmas.len());
+        for (index, svma) in svmas.iter().enumerate() {
+            if let Some(unit) = self.find(*svma, patience)? {
+                units.push((unit, index));
+            }
+        }
         units.sort_unstable();
-        units
+        Ok(units)
     }
 
     /// Where the last address ends.
@@ -115,11 +136,21 @@ impl Units {
         self.ranges.last().map_or(0, |range| range.reach)
     }
 
-    fn find(&self, svma: u64) -> Option<u32> {
+    /// Where addresses begin that units have.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn starts(&self) -> impl Iterator<Item = u64> {
+        self.ranges.iter().map(|range| range.begin)
+    }
+
+    fn find(&self, svma: u64, patience: &Patience) -> Result<Option<u32>> {
         let after = self.ranges.partition_point(|range| range.begin <= svma);
-        let before = self.ranges[..after].iter().rev();
-        let mut before = before.take_while(|range| range.reach > svma);
-        before.find(|range| range.end > svma).map(|range| range.unit)
+        for range in self.ranges[..after].iter().rev().take_while(|range| range.reach > svma) {
+            if range.end > svma {
+                return Ok(Some(range.unit));
+            }
+            patience.spend(1)?;
+        }
+        Ok(None)
     }
 
     /// The unit's header.
@@ -136,6 +167,19 @@ impl Units {
         let after = self.offsets.partition_point(|begin| *begin <= offset);
         u32::try_from(after.checked_sub(1)?).ok()
     }
+}
+
+/// The unit's abbreviations.
+pub(super) fn abbreviations(
+    dwarf: &Dwarf<'_>,
+    header: &UnitHeader<Bytes<'_>>,
+    patience: &Patience,
+) -> Result<Abbreviations> {
+    patience.spend(STEPS_PER_TABLE)?;
+    let section = dwarf.debug_abbrev.reader().slice();
+    let end = header.debug_abbrev_offset().0.saturating_add(MAX_ABBREVIATIONS_BYTES);
+    let cut = DebugAbbrev::new(&section[..end.min(section.len())], LittleEndian);
+    Ok(header.abbreviations(&cut)?)
 }
 
 /// Joins ranges from `first` on, of one unit, that follow upon each other.
@@ -187,8 +231,8 @@ impl<'a> Extent<'a> {
         &self,
         dwarf: &Dwarf<'a>,
         header: &UnitHeader<Bytes<'a>>,
-        take: &mut impl FnMut(u64, u64),
-    ) -> gimli::Result<()> {
+        take: &mut impl FnMut(u64, u64) -> Result<()>,
+    ) -> Result<()> {
         let address_base = DebugAddrBase(self.address_base);
         let address = |value: &Option<AttributeValue<Bytes<'a>>>| match value {
             Some(AttributeValue::Addr(address)) => Ok(Some(*address)),
@@ -217,14 +261,14 @@ impl<'a> Extent<'a> {
             let (encoding, low) = (header.encoding(), low.unwrap_or(0));
             let mut ranges = lists.ranges(list, encoding, low, &dwarf.debug_addr, address_base)?;
             while let Some(range) = ranges.next()? {
-                take(range.begin, range.end);
+                take(range.begin, range.end)?;
             }
         } else if let Some(low) = low {
             let high = match self.high {
                 Some(AttributeValue::Udata(size)) => Some(low.wrapping_add(size)),
                 _ => address(&self.high)?,
             };
-            take(low, high.unwrap_or(low));
+            take(low, high.unwrap_or(low))?;
         }
         Ok(())
     }

@@ -21,6 +21,9 @@ const MAX_FUNCTIONS: usize = 2_000_000;
 /// read again. The largest libraries known take a tenth.
 const MAX_STEPS: u64 = 1 << 26;
 
+/// The steps that finding an entry counts as.
+const STEPS_PER_ENTRY: u64 = 4;
+
 /// The longest common entry that is read, in bytes; compilers write some 20.
 const MAX_CIE_BYTES: u64 = 4_096;
 
@@ -100,6 +103,7 @@ where
         let mut offset = 0;
         while let Some(entry) = self.entry(offset) {
             offset = entry.next;
+            work.spend(STEPS_PER_ENTRY)?;
             let Some(cie) = entry.cie else { continue };
             let Ok(at) = u32::try_from(entry.offset) else { break };
             let Some(cie) = self.cie(cie, work)? else { continue };

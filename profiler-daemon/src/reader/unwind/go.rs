@@ -18,6 +18,9 @@ const PUSH_RBP: u8 = 0x55;
 /// `push rbp; mov rbp, rsp`
 const MAKE_FRAME: [u8; 4] = [PUSH_RBP, 0x48, 0x89, 0xe5];
 
+/// How far into a function the stack is switched at most, in bytes: all that do it are short.
+const MAX_SWITCH_BYTES: usize = 512;
+
 /// Offset of `sched.sp` in the runtime's `g`.
 const SCHED_SP: u8 = 0x38;
 
@@ -61,6 +64,7 @@ pub(super) fn root(
 
 /// How many bytes into a function the instruction `mov rsp, [register + SCHED_SP]` ends.
 fn stack_switch(code: &[u8]) -> Option<u64> {
+    let code = &code[..code.len().min(MAX_SWITCH_BYTES)];
     let at = code.windows(4).position(|bytes| {
         matches!(*bytes, [0x48 | 0x49, 0x8b, modrm, SCHED_SP]
             if modrm & 0xf8 == 0x60 && modrm & 7 != 4)

@@ -17,6 +17,8 @@ use parts::{Part, Source, lay_below};
 use rows::Rows;
 use sections::Elf;
 
+use super::protocol::MAX_REPLY_BYTES;
+
 mod cfi;
 mod equation;
 mod evaluate;
@@ -38,6 +40,9 @@ pub use machine::Machine;
 
 /// How far the addresses of one table may be apart, in bytes: bounds its directory.
 const MAX_SPAN_BYTES: u64 = 1 << 32;
+
+/// The biggest table, in bytes: what the core takes in a reply, less what else is in that.
+const MAX_TABLE_BYTES: usize = MAX_REPLY_BYTES - 1024;
 
 /// Why a file has no unwind table.
 #[derive(Debug, thiserror::Error)]
@@ -190,6 +195,10 @@ pub fn build(elf: &[u8]) -> Result<UnwindTable, UnwindError> {
     found.stats.cfi_bytes = cfi_bytes;
     found.stats.functions = parts.len();
     let (table, blocks) = layout::lay_out(&found.rows, &found.rules, last.end);
+    if blocks.len() * BLOCK_BYTES > MAX_TABLE_BYTES {
+        let (what, limit) = ("bytes in its table", MAX_TABLE_BYTES as u64);
+        return Err(UnwindError::TooMuch { what, limit });
+    }
     Ok(UnwindTable { table, blocks, stats: found.stats })
 }
 

@@ -15,12 +15,18 @@ use crate::reader::elf::{CLASS_64, LITTLE_ENDIAN, u32_at};
 
 /// The most program headers looked at.
 const MAX_PROGRAM_HEADERS: usize = 4_096;
+/// The most loaded segments, and the most executable ones, that are looked at: they are gone through
+/// for each function.
+const MAX_LOADS: usize = 64;
 /// The most sections looked at: as many as a header can state.
 const MAX_SECTIONS: usize = 0xffff;
 /// The most symbols looked at in one table.
 const MAX_SYMBOLS: usize = 4 << 20;
 /// The longest symbol name looked at, in bytes: longer than any that means something here.
 const MAX_NAME_BYTES: usize = 48;
+/// How much of a section of call frame information is looked at, in bytes: some times what the
+/// largest programs have.
+const MAX_FRAME_BYTES: usize = 256 << 20;
 /// What a compressed `.debug_frame` may take, in bytes.
 const MAX_DEBUG_FRAME_BYTES: u64 = 64 << 20;
 /// How many bytes one byte of deflate can become (RFC 1951: 258 from two bits).
@@ -130,7 +136,7 @@ impl<'a> Elf<'a> {
             let half = |at| u32_at(header, at).unwrap_or_default();
             let (kind, flags, svma) = (half(0), half(4), word(16));
             match kind {
-                PT_LOAD => {
+                PT_LOAD if self.loads.len() < MAX_LOADS => {
                     self.loads.push(Load { svma, offset: word(8), size: word(32) });
                     let end = svma.saturating_add(word(40)).min(MAX_SVMA);
                     if flags & PF_X != 0 && svma < end {
@@ -164,7 +170,9 @@ impl<'a> Elf<'a> {
     pub(super) fn frame_sections(&self) -> [&'a [u8]; 2] {
         let names: [&[u8]; 2] = [b".debug_frame", b".zdebug_frame"];
         let debug = names.iter().find_map(|name| self.contents(self.section(name)?));
-        [self.eh_frame().map_or(&[][..], |section| section.bytes), debug.unwrap_or_default()]
+        let parts =
+            [self.eh_frame().map_or(&[][..], |section| section.bytes), debug.unwrap_or_default()];
+        parts.map(|part| &part[..part.len().min(MAX_FRAME_BYTES)])
     }
 
     fn read_sections(&self) -> Option<Vec<Section<'a>>> {
@@ -218,6 +226,12 @@ impl<'a> Elf<'a> {
 
     /// `.eh_frame`, by its section or by where the program header says that its index is.
     pub(super) fn eh_frame(&self) -> Option<FrameSection<'a>> {
+        let mut found = self.whole_eh_frame()?;
+        found.bytes = &found.bytes[..found.bytes.len().min(MAX_FRAME_BYTES)];
+        Some(found)
+    }
+
+    fn whole_eh_frame(&self) -> Option<FrameSection<'a>> {
         let section = self.section(b".eh_frame").and_then(|section| {
             let bytes = self.contents(section)?;
             Some(FrameSection { bytes, svma: section.svma, is_eh_frame: true, ends_at_zero: false })
@@ -238,7 +252,10 @@ impl<'a> Elf<'a> {
 
     /// `.debug_frame`, decompressed.
     pub(super) fn debug_frame(&self) -> Option<Cow<'a, [u8]>> {
-        self.section_bytes(b".debug_frame", MAX_DEBUG_FRAME_BYTES)
+        match self.section_bytes(b".debug_frame", MAX_DEBUG_FRAME_BYTES)? {
+            Cow::Borrowed(bytes) => Some(Cow::Borrowed(&bytes[..bytes.len().min(MAX_FRAME_BYTES)])),
+            inflated => Some(inflated),
+        }
     }
 
     /// What a section holds; decompressed, as far as `most_bytes` go.
