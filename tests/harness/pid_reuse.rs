@@ -9,6 +9,9 @@ const PID_MAX: &str = "/proc/sys/kernel/pid_max";
 /// Below this the kernel gives no pid a second time (`RESERVED_PIDS` in `kernel/pid.c`).
 const RESERVED: u32 = 300;
 
+/// So many pids go round: few, and yet enough for everything else that a machine does meanwhile.
+const PIDS: u32 = 200;
+
 /// The kernel's limit of pids, set back when this is dropped.
 struct PidMax(String);
 
@@ -45,7 +48,7 @@ impl Pair {
     pub fn run(&self, count: u32, milliseconds: &str, while_running: impl FnOnce(u32)) {
         let [first, second] = &self.0;
         let starter = Program::build("reuse.c");
-        let _pid_max = PidMax::new(64);
+        let _pid_max = PidMax::new(PIDS);
         let args = [&count.to_string(), first.arg(), second.arg(), milliseconds];
         let mut running: Running = starter.start(&args);
         while_running(running.pid());

@@ -43,8 +43,8 @@ fn nothing_is_unaccounted_for_when_queues_overflow() {
     let mut rprofd = Rprofd::new(&dir).args(["-v", "-F", "9999"]).start();
     rprofd.wait_for_first_sample();
     rprofd.signal(Signal::STOP);
-    // Nobody empties any queue meanwhile.
-    thread::sleep(Duration::from_secs(3));
+    // Nobody empties any queue meanwhile; the ring holds some nine seconds of this.
+    thread::sleep(Duration::from_secs(12));
     rprofd.signal(Signal::CONT);
     thread::sleep(Duration::from_secs(1));
     drop(storm);
@@ -85,7 +85,7 @@ fn a_pid_that_is_used_again_is_another_process() {
     let dir = TestDir::new("pid-reuse");
     let pair = Pair::build(&dir);
     let mut run = None;
-    pair.run(2000, "2", |starter| {
+    pair.run(3000, "2", |starter| {
         let pid = starter.to_string();
         let args = ["-v", "-F", "1999", "--pid", &pid];
         run = Some(Rprofd::new(&dir).args(args).run().expect_success());

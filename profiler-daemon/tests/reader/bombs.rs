@@ -18,7 +18,7 @@ use super::support::{Removed, Session};
 
 /// What a file may cost, with all that is asked about it: five seconds. A debug build takes several
 /// times as long for the same, and the machine may have other work.
-const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 25 } else { 5 });
+const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 50 } else { 5 });
 
 /// What the reader may allocate (`RLIMIT_DATA`), in KiB: a bomb is to stay below that, and not to
 /// end there.

@@ -131,7 +131,7 @@ const ENTRIES: [Entry; 20] = [
     },
     Entry {
         name: "pid-reuse",
-        about: "100,000 processes with 64 pids: frames in another's profile",
+        about: "100,000 processes with 200 pids: frames in another's profile",
         run: pid_reuse::run,
     },
     Entry {

@@ -7,7 +7,7 @@ use super::{Bench, Bound, Figure};
 
 const PROCESSES: u32 = 100_000;
 
-/// 100,000 processes of two programs, with 64 pids.
+/// 100,000 processes of two programs, with 200 pids.
 pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     let pair = Pair::build(bench.dir());
     let mut run = None;
