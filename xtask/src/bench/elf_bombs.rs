@@ -26,7 +26,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     for (name, write) in BOMBS {
         let bomb = bench.dir().join(name);
         write(&bomb);
-        let well = Program::build("shares.c").copy_to(&bench.dir().join(format!("well-{name}")));
+        let well = Program::build("shares.c").copy_to(&bench.dir().join("well"));
         let well = well.start(&["60"]);
         let mut hostile =
             Program::build("mapped.c").command(&["60", bomb.to_str().context("UTF-8")?]);
@@ -47,7 +47,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
         }
         let behind = begin.elapsed().saturating_sub(Duration::from_secs(SECONDS));
         let run = rprofd.wait().expect_success();
-        let profile = run.profile_of("well-");
+        let profile = run.profile_of("well");
         let named = profile.total_where("samples", |sample| profile.frames(sample)[0] != "") as f64;
         let share = named / profile.total("samples") as f64 * 100.0;
         let figure =
@@ -57,7 +57,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
             figure("PSS of a reader", mebibytes(peak), "MiB", Bound::AtMost(MOST_MIB)),
             figure("named of the program beside it", share, "%", Bound::AtLeast(99.0)),
         ]);
-        std::fs::remove_file(&bomb)?;
+        drop(well);
+        for file in [bomb, bench.dir().join("well")] {
+            std::fs::remove_file(file)?;
+        }
     }
     Ok(figures)
 }
