@@ -113,7 +113,8 @@ fn program(first: &OsStr, exe: &Path) -> String {
     exe.to_string_lossy().into_owned()
 }
 
-fn shell_word(word: &str) -> String {
+/// A word as a shell takes it for itself.
+pub(crate) fn shell_word(word: &str) -> String {
     let is_plain = |it: char| it.is_ascii_alphanumeric() || "-_=./:,@%+".contains(it);
     if !word.is_empty() && word.chars().all(is_plain) {
         word.to_owned()

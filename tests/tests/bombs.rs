@@ -44,7 +44,7 @@ fn a_bomb_costs_its_own_names() {
         assert!(run.elapsed < Duration::from_secs(40), "{name}: {:?}: {}", run.elapsed, run.stderr);
         assert!(peak < MOST_BYTES, "{name}: {peak}: {}", run.stderr);
         let profile = run.profile_of("well");
-        let named = profile.total_where("samples", |sample| profile.frames(sample)[0] != "");
+        let named = profile.total_where("samples", |sample| !profile.frames(sample)[0].is_empty());
         let samples = profile.total("samples");
         assert!(named * 100 >= samples * 99, "{name}: {named} of {samples}: {}", run.stderr);
         let profile = run.profile_of("mapped");

@@ -134,7 +134,7 @@ fn run(dir: &TestDir, hostile: u32) -> Finished {
     assert!(run.elapsed < Duration::from_secs(40), "{:?}: {}", run.elapsed, run.stderr);
 
     let profile = run.profile_of("well");
-    let named = profile.total_where("samples", |sample| profile.frames(sample)[0] != "");
+    let named = profile.total_where("samples", |sample| !profile.frames(sample)[0].is_empty());
     let samples = profile.total("samples");
     assert!(named * 100 >= samples * 99, "{named} of {samples} are named: {}", run.stderr);
     let recorded_share = samples as f64 / 199.0 / (cpu_time_ns / 1e9);

@@ -19,8 +19,11 @@ pub(super) struct Settings {
 
 impl Settings {
     /// Judges the variables of a process in view of its limits.
-    pub(super) fn new(variables: &HashMap<String, String>, limits: Limits) -> Self {
-        let machine_cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    pub(super) fn new(
+        variables: &HashMap<String, String>,
+        limits: Limits,
+        machine_cpus: usize,
+    ) -> Self {
         let of = |name: &str| variables.get(name).cloned();
         let mut settings = Self {
             gomaxprocs: of("GOMAXPROCS"),
@@ -58,7 +61,7 @@ impl Settings {
         let limit = self.limits.memory_bytes?;
         let wanted = format!("GOMEMLIMIT={}MiB", (limit / 10 * 9) >> 20);
         let limit_mib = limit >> 20;
-        let set = self.gomemlimit.as_deref();
+        let set = self.gomemlimit.as_deref().filter(|set| *set != "off");
         match set.map(memory_limit) {
             None => Some(format!(
                 "its cgroup allows {limit_mib} MiB, and the runtime does not know: set {wanted}, \
@@ -73,7 +76,8 @@ impl Settings {
 
     fn on_gogc(&self) -> Option<String> {
         let is_off = self.gogc.as_deref() == Some("off");
-        (is_off && self.gomemlimit.is_none())
+        let has_limit = self.gomemlimit.as_deref().is_some_and(|limit| limit != "off");
+        (is_off && !has_limit)
             .then(|| "GOGC=off without GOMEMLIMIT: the heap is never collected".to_owned())
     }
 
@@ -129,7 +133,7 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        Settings::new(&variables, limits).advice
+        Settings::new(&variables, limits, 4).advice
     }
 
     #[test]
@@ -144,6 +148,8 @@ mod tests {
         assert!(found[0].contains("GOMAXPROCS=8 is more"), "{found:?}");
         assert!(found[1].contains("GOMEMLIMIT is above"), "{found:?}");
         assert_eq!(advice(&[("GOGC", "off")], Limits::default()).len(), 1);
+        let off = [("GOGC", "off"), ("GOMEMLIMIT", "off"), ("GOMAXPROCS", "1")];
+        assert_eq!(advice(&off, limits).len(), 2, "off is no limit");
         assert_eq!(advice(&[], Limits::default()), [""; 0]);
     }
 

@@ -2,6 +2,8 @@
 
 use std::{fs, io::BufRead as _, io::BufReader, path::Path};
 
+use crate::rights::shell_word;
+
 /// dpkg's lists of each package's files.
 const DPKG_LISTS: &str = "/var/lib/dpkg/info";
 
@@ -36,8 +38,12 @@ impl Packages {
     pub(super) fn of(&self, path: &str) -> Option<String> {
         match self.0 {
             Kind::Dpkg => Some(debian(&dpkg_package(Path::new(DPKG_LISTS), path)?)),
-            Kind::Dnf => Some(format!("sudo dnf debuginfo-install \"$(rpm -qf {path})\"")),
-            Kind::Zypper => Some(format!("sudo zypper install \"$(rpm -qf {path})-debuginfo\"")),
+            Kind::Dnf => {
+                Some(format!("sudo dnf debuginfo-install \"$(rpm -qf {})\"", shell_word(path)))
+            }
+            Kind::Zypper => {
+                Some(format!("sudo zypper install \"$(rpm -qf {})-debuginfo\"", shell_word(path)))
+            }
             Kind::Unknown => None,
         }
     }
@@ -120,5 +126,7 @@ mod tests {
         assert_eq!(found("/usr/bin/other"), None);
         assert_eq!(debian("libc6"), "sudo apt-get install libc6-dbg");
         assert_eq!(Packages::elsewhere().of("/usr/bin/tool"), None);
+        let hostile = Packages(Kind::Dnf).of("/tmp/$(reboot)").unwrap();
+        assert_eq!(hostile, "sudo dnf debuginfo-install \"$(rpm -qf '/tmp/$(reboot)')\"");
     }
 }

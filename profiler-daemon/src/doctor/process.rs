@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::{DoctorError, go, packages::Packages};
 use crate::{
     cgroup::Limits,
+    kernel,
     process::{Change, Filter, Life, Mapping, MappingId, Table},
     reader::protocol::{FileInfo, FileKey, NamesFrom, Surroundings, UnwindTable},
     symbolize::{FileNews, Symbolizer},
@@ -260,7 +261,8 @@ pub(super) fn examine(pid: u32, debug_dirs: Vec<PathBuf>) -> Result<Report, Doct
 
 fn go_settings(surroundings: Option<&Surroundings>) -> Option<go::Settings> {
     let Surroundings { go_variables, cgroups, .. } = surroundings?;
-    Some(go::Settings::new(go_variables, Limits::of(cgroups)))
+    let machine_cpus = kernel::online_cpus().unwrap_or(1);
+    Some(go::Settings::new(go_variables, Limits::of(cgroups), machine_cpus))
 }
 
 fn wait(symbolizer: &Symbolizer) -> Result<(), DoctorError> {

@@ -12,6 +12,11 @@ pub(super) fn online() -> Result<Vec<u32>, KernelError> {
     Ok(parse_list(&read("/sys/devices/system/cpu/online")?))
 }
 
+/// How many CPUs are online now, whichever of them we may use.
+pub(crate) fn count() -> Result<usize, KernelError> {
+    Ok(online()?.len())
+}
+
 /// One more than the highest number that a CPU of this machine can have.
 pub(super) fn possible() -> Result<u32, KernelError> {
     let cpus = parse_list(&read("/sys/devices/system/cpu/possible")?);

@@ -18,6 +18,7 @@ mod stack_copy;
 mod tables;
 
 pub use cpu_events::Moves;
+pub(crate) use cpus::count as online_cpus;
 pub use error::KernelError;
 pub use perf::{Event, has_cycles, period_ns};
 #[cfg(any(test, feature = "fuzzing"))]

@@ -48,7 +48,8 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
         let behind = begin.elapsed().saturating_sub(Duration::from_secs(SECONDS));
         let run = rprofd.wait().expect_success();
         let profile = run.profile_of("well");
-        let named = profile.total_where("samples", |sample| profile.frames(sample)[0] != "") as f64;
+        let named =
+            profile.total_where("samples", |sample| !profile.frames(sample)[0].is_empty()) as f64;
         let share = named / profile.total("samples") as f64 * 100.0;
         let figure =
             |what, value, unit, bound| Figure::new(format!("{name}: {what}"), value, unit, bound);
