@@ -166,7 +166,7 @@ fn a_path_that_is_swapped_with_a_link_leads_nowhere_else() {
             }
         });
         let (mut inside, mut refused) = (0, 0);
-        while swaps.load(Ordering::Relaxed) < SWAPS || inside == 0 {
+        while swaps.load(Ordering::Relaxed) < SWAPS || inside == 0 || refused == 0 {
             let request = NamePerfMap {
                 pid: chrooted.0.id(),
                 inner_pid: 7,
@@ -189,6 +189,5 @@ fn a_path_that_is_swapped_with_a_link_leads_nowhere_else() {
             "{one}: {} swaps, {inside} times read, {refused} times refused",
             swaps.load(Ordering::Relaxed)
         );
-        assert!(refused > 0, "the link was never met");
     }
 }
