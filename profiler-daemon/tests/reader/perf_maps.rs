@@ -173,6 +173,8 @@ fn a_path_that_is_swapped_with_a_link_leads_nowhere_else() {
                 uid: 0,
                 avmas: vec![AVMA],
                 anywhere: true,
+                // Another process each time: none has a map that is held.
+                life: inside + refused,
                 ..NamePerfMap::default()
             };
             match session.names(request::Kind::NamePerfMap(request)) {
