@@ -175,7 +175,6 @@ fn a_path_that_is_swapped_with_a_link_leads_nowhere_else() {
                 anywhere: true,
                 // Another process each time: none has a map that is held.
                 life: inside + refused,
-                ..NamePerfMap::default()
             };
             match session.names(request::Kind::NamePerfMap(request)) {
                 Ok(names) => {
