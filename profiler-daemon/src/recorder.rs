@@ -52,6 +52,9 @@ pub(crate) use {copies::return_address, mappings::bias};
 /// A sample waits this long until it is attributed: side-band records of its time may still come.
 const HOLD_BACK_NS: u64 = 50_000_000;
 
+/// So many records are taken from the ring before other things have their turn: milliseconds' work.
+const DRAIN: usize = 16_384;
+
 /// How often samples are fetched.
 const FETCH: Duration = Duration::from_millis(200);
 
@@ -82,6 +85,10 @@ pub struct Recorder {
     control: Control,
     epoll: std::os::fd::OwnedFd,
     events: Vec<SideBand>,
+    /// All side-band records from before this time have been taken.
+    side_band_ns: u64,
+    /// Records were left in the ring.
+    more_waits: bool,
     queue: VecDeque<(Sample, Option<Box<StackCopy>>)>,
     copies: Copies,
     raw: RawStacks,
@@ -165,6 +172,8 @@ impl Recorder {
             control,
             epoll,
             events: Vec::new(),
+            side_band_ns: 0,
+            more_waits: false,
             queue: VecDeque::new(),
             copies: Copies::default(),
             raw: RawStacks::default(),
@@ -267,7 +276,7 @@ impl Recorder {
             self.take_orders()?;
             self.take_side_band();
             self.serve_reader()?;
-            if much_waits {
+            if much_waits || self.more_waits {
                 self.drain();
             }
             if self.fetched.elapsed() >= FETCH || self.stopping {
@@ -296,7 +305,9 @@ impl Recorder {
     /// Waits until there is something to do. Returns whether the kernel side has said that much
     /// waits for us.
     fn wait(&mut self) -> Result<bool, RecordError> {
-        let timeout = if self.stopping {
+        let timeout = if self.more_waits {
+            Duration::ZERO
+        } else if self.stopping {
             Duration::from_millis(5)
         } else {
             FETCH.saturating_sub(self.fetched.elapsed())
@@ -336,6 +347,9 @@ impl Recorder {
         }
         self.take_side_band();
         self.fetch()?;
+        while self.more_waits {
+            self.fetch()?;
+        }
         self.stopping = true;
         self.attribute(u64::MAX)?;
         let begin = Instant::now();
@@ -351,6 +365,7 @@ impl Recorder {
     }
 
     fn take_side_band(&mut self) {
+        self.side_band_ns = clock::boot_ns();
         let mut events = std::mem::take(&mut self.events);
         self.sampler.drain_side_band(&mut events);
         for event in &events {
@@ -379,11 +394,11 @@ impl Recorder {
         self.watch_reader()
     }
 
-    /// Takes what waits in the ring.
+    /// Takes what waits in the ring, or much of it: the side band is not to wait for long.
     fn drain(&mut self) {
         let Self { sampler, raw, queue, account, settings, .. } = self;
         let before = account.received;
-        sampler.drain(|record| match record {
+        self.more_waits = !sampler.drain(DRAIN, |record| match record {
             Record::Stack(header, frames) => raw.add(&header, frames),
             Record::Sample(sample) => {
                 account.received += 1;
@@ -402,12 +417,11 @@ impl Recorder {
         }
     }
 
-    /// Takes what waits in the ring, and attributes the samples that are old enough.
+    /// Takes what waits in the ring, and attributes the samples whose side band is here.
     fn fetch(&mut self) -> Result<(), RecordError> {
-        let now_ns = clock::boot_ns();
         self.fetched = Instant::now();
         self.drain();
-        self.attribute(now_ns.saturating_sub(HOLD_BACK_NS))?;
+        self.attribute(self.side_band_ns.saturating_sub(HOLD_BACK_NS))?;
         if self.raw.bytes() > RAW_STACK_BYTES {
             self.next_epoch()?;
         }

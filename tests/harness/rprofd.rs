@@ -263,6 +263,8 @@ impl Finished {
 
     /// The CPU profile of everything.
     pub fn all(&self) -> Profile {
-        Profile::read(&self.output.join("all.cpu.pb.gz"))
+        let path = self.output.join("all.cpu.pb.gz");
+        assert!(path.exists(), "no profile; it said:\n{}", self.stderr);
+        Profile::read(&path)
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct CpuSet {
     each: Vec<CpuEvents>,
     /// What was counted by clocks that are gone, less the idle time of their CPUs.
     gone_ns: u64,
+    /// Side-band records that found no room in rings that are gone.
+    gone_lost: u64,
     looks: u32,
 }
 
@@ -50,7 +52,15 @@ impl CpuSet {
         hertz: u64,
         program: BorrowedFd<'_>,
     ) -> Result<Self, KernelError> {
-        let mut set = Self { event, hertz, enabled: false, each: Vec::new(), gone_ns: 0, looks: 0 };
+        let mut set = Self {
+            event,
+            hertz,
+            enabled: false,
+            each: Vec::new(),
+            gone_ns: 0,
+            gone_lost: 0,
+            looks: 0,
+        };
         for cpu in cpus::online()? {
             set.add(cpu, program)?;
         }
@@ -131,6 +141,17 @@ impl CpuSet {
         Ok((self.gone_ns + busy_ns) / period_ns(self.hertz))
     }
 
+    /// Side-band records that found no room, whether a later record said so or not.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`].
+    pub(super) fn side_band_lost(&self) -> Result<u64, KernelError> {
+        self.each
+            .iter()
+            .try_fold(self.gone_lost, |sum, events| Ok(sum + events.ring.event().lost()?))
+    }
+
     fn look_at_clocks(&mut self) -> Result<(), KernelError> {
         let idle = cpus::Idle::read()?;
         for events in &mut self.each {
@@ -167,10 +188,13 @@ impl CpuSet {
         if self.looks.is_multiple_of(CLOCKS_AT) || !gone.is_empty() {
             gone.extend(self.standing()?);
         }
-        let gone_ns = &mut self.gone_ns;
-        self.each.retain(|events| {
+        let Self { each, gone_ns, gone_lost, .. } = self;
+        each.retain(|events| {
             let stays = !gone.contains(&events.cpu);
-            *gone_ns += if stays { 0 } else { events.busy_ns() };
+            if !stays {
+                *gone_ns += events.busy_ns();
+                *gone_lost += events.ring.event().lost().unwrap_or_default();
+            }
             stays
         });
         let mut came = Vec::new();

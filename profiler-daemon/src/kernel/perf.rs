@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use perf_event_open_sys::{
     bindings::{
         PERF_COUNT_HW_CPU_CYCLES, PERF_COUNT_SW_CPU_CLOCK, PERF_COUNT_SW_DUMMY,
-        PERF_FLAG_FD_CLOEXEC, PERF_SAMPLE_TID, PERF_SAMPLE_TIME, PERF_TYPE_HARDWARE,
-        PERF_TYPE_SOFTWARE, perf_event_attr,
+        PERF_FLAG_FD_CLOEXEC, PERF_FORMAT_LOST, PERF_SAMPLE_TID, PERF_SAMPLE_TIME,
+        PERF_TYPE_HARDWARE, PERF_TYPE_SOFTWARE, perf_event_attr,
     },
     ioctls, perf_event_open,
 };
@@ -54,13 +54,14 @@ impl PerfEvent {
     ///
     /// # Minimum kernel version
     ///
-    /// 5.12 (`build_id`).
+    /// 6.0 (`PERF_FORMAT_LOST`).
     pub(super) fn side_band(cpu: u32) -> Result<Self, KernelError> {
         let mut attr = perf_event_attr {
             type_: PERF_TYPE_SOFTWARE,
             config: u64::from(PERF_COUNT_SW_DUMMY),
             sample_type: u64::from(PERF_SAMPLE_TID | PERF_SAMPLE_TIME),
             clockid: libc::CLOCK_BOOTTIME,
+            read_format: u64::from(PERF_FORMAT_LOST),
             ..Default::default()
         };
         attr.set_mmap(1);
@@ -110,12 +111,23 @@ impl PerfEvent {
         if result < 0 { Err(KernelError::last("ioctl(PERF_EVENT_IOC_DISABLE)")) } else { Ok(()) }
     }
 
-    /// What was counted since it was enabled: nanoseconds for the clock.
+    /// What the sampling event has counted since it was enabled: nanoseconds for the clock.
     pub(super) fn count(&self) -> Result<u64, KernelError> {
-        let mut bytes = [0; 8];
-        rustix::io::read(&self.0, &mut bytes)
+        let [count] = self.read()?;
+        Ok(count)
+    }
+
+    /// Records that found no room in the side-band event's ring.
+    pub(super) fn lost(&self) -> Result<u64, KernelError> {
+        let [_count, lost] = self.read()?;
+        Ok(lost)
+    }
+
+    fn read<const N: usize>(&self) -> Result<[u64; N], KernelError> {
+        let mut words = [[0; 8]; N];
+        rustix::io::read(&self.0, words.as_flattened_mut())
             .map_err(|error| KernelError::of("read(perf event)", error.into()))?;
-        Ok(u64::from_ne_bytes(bytes))
+        Ok(words.map(u64::from_ne_bytes))
     }
 }
 

@@ -102,7 +102,6 @@ pub struct Sampler {
     epoch: u32,
     seed: u64,
     ring_bytes: u32,
-    side_band_lost: u64,
     buffer: Vec<u8>,
     frames: Vec<u64>,
 }
@@ -138,7 +137,6 @@ impl Sampler {
             epoch: 0,
             seed: config.seed,
             ring_bytes,
-            side_band_lost: 0,
             buffer: Vec::new(),
             frames: Vec::new(),
         };
@@ -186,35 +184,36 @@ impl Sampler {
 
     /// Hands over the side-band records that wait, sorted by time.
     pub fn drain_side_band(&mut self, events: &mut Vec<SideBand>) {
-        let Self { cpus, buffer, side_band_lost, has_gaps, .. } = self;
+        let Self { cpus, buffer, has_gaps, .. } = self;
         let first = events.len();
         if std::mem::take(has_gaps) {
             events.push(SideBand { time_ns: 0, pid: 0, tid: 0, what: What::Lost(0) });
         }
         for ring in cpus.rings() {
             ring.drain(buffer, |record| {
-                if let Some(event) = SideBand::parse(record) {
-                    if let What::Lost(count) = event.what {
-                        *side_band_lost += count;
-                    }
-                    events.push(event);
-                }
+                events.extend(SideBand::parse(record));
             });
         }
         events[first..].sort_by_key(|event| event.time_ns);
     }
 
-    /// Hands over the records that wait.
-    pub fn drain(&mut self, mut take: impl FnMut(Record<'_>)) {
+    /// Hands over records that wait, at most `limit`: on a busy machine they may come as fast as
+    /// they are taken. Returns whether that was all.
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record<'_>)) -> bool {
         let Self { object, frames, .. } = self;
-        while let Some(item) = object.records.next() {
+        let mut taken = 0;
+        while taken < limit
+            && let Some(item) = object.records.next()
+        {
             if let Some(record) = decode(&item, frames) {
                 take(record);
             }
+            taken += 1;
         }
         if let Some(log) = &mut object.log {
             log.flush();
         }
+        taken < limit
     }
 
     /// Begins a new epoch: every stack is sent again when it is next seen. Samples that wait may
@@ -286,7 +285,7 @@ impl Sampler {
         Ok(Losses {
             counters,
             missed: expected.saturating_sub(counters.entered - counters.idle),
-            side_band: self.side_band_lost,
+            side_band: self.cpus.side_band_lost()?,
         })
     }
 }

@@ -8,6 +8,7 @@ use blazesym::symbolize::{Input, Symbolized, Symbolizer};
 use gimli::Section as _;
 
 use super::*;
+use crate::reader::elf::Image;
 use crate::reader::file_pages::FilePages;
 use crate::reader::tests::Random;
 
@@ -23,11 +24,17 @@ fn debug_info(file: &File) -> DebugInfo {
     DebugInfo::read(bytes, &forever(), || {}).unwrap().unwrap()
 }
 
-/// Addresses that units have, in order.
-fn addresses(debug_info: &DebugInfo, count: usize) -> Vec<u64> {
+/// Addresses of code that units have, in order. (Functions that the linker left out begin at 0.)
+fn addresses(file: &File, debug_info: &DebugInfo, count: usize) -> Vec<u64> {
     let mut random = Random::new(3);
+    let segments = Image::read(file).unwrap().unwrap().segments;
+    let code = |address: &u64| {
+        let mut segments = segments.iter();
+        segments.any(|segment| address.wrapping_sub(segment.svma) < segment.size_bytes)
+    };
     let end = debug_info.units.end();
     let mut addresses: Vec<u64> = std::iter::repeat_with(|| random.below(end))
+        .filter(code)
         .filter(|address| !debug_info.units.of(&[*address], &forever()).unwrap().is_empty())
         .take(count)
         .collect();
@@ -76,7 +83,7 @@ fn theirs(path: &str, addresses: &[u64]) -> HashMap<u64, Shown> {
 fn functions_and_lines_are_those_that_blazesym_finds() {
     let file = File::open(PROGRAM).unwrap();
     let debug_info = debug_info(&file);
-    let addresses = addresses(&debug_info, 4_000);
+    let addresses = addresses(&file, &debug_info, 4_000);
     let (ours, theirs) = (ours(&debug_info, &addresses), theirs(PROGRAM, &addresses));
     let mut inlined = 0;
     let mut differ = Vec::new();
@@ -101,7 +108,7 @@ fn functions_and_lines_are_those_that_blazesym_finds() {
 fn damage_gives_errors_and_never_panics() {
     let file = File::open(PROGRAM).unwrap();
     let whole = debug_info(&file);
-    let addresses = addresses(&whole, 1);
+    let addresses = addresses(&file, &whole, 1);
     let unit = whole.units.of(&addresses, &forever()).unwrap()[0].0;
     let dwarf = || whole.sections.borrow(|section| section.bytes(&whole.bytes));
     let copy = |section: &Bytes<'_>| section.slice().to_vec();
