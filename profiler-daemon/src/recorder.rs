@@ -19,7 +19,7 @@ mod windows;
 use std::{
     collections::VecDeque,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use profiler_ebpf::{
@@ -29,9 +29,9 @@ use profiler_ebpf::{
 use rustix::event::epoll;
 
 use crate::{
-    kernel::{self, Losses, Record, Sampler, SideBand, StackCopy, What, defects::Version},
+    kernel::{self, Record, Sampler, SideBand, StackCopy, What, defects::Version},
     process::Table,
-    profile::aggregate::{Aggregate, RawStacks},
+    profile::aggregate::RawStacks,
     reader::trim_heap,
     symbolize::Symbolizer,
     unwind::{Tables, cache::Cache},
@@ -45,7 +45,7 @@ use mappings::Waiting;
 use pressure::Pressure;
 pub use settings::Settings;
 use throttle::Throttle;
-use windows::Closing;
+use windows::Windows;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {copies::return_address, mappings::bias};
 
@@ -92,10 +92,9 @@ pub struct Recorder {
     queue: VecDeque<(Sample, Option<Box<StackCopy>>)>,
     copies: Copies,
     raw: RawStacks,
-    aggregate: Aggregate,
-    window_start: (SystemTime, Instant),
-    losses_before: Losses,
-    closing: VecDeque<Closing>,
+    windows: Windows,
+    /// All samples from before this time are attributed, or wait for unwind tables.
+    attributed_ns: u64,
     fetched: Instant,
     withdrew: Instant,
     followed: Instant,
@@ -177,10 +176,8 @@ impl Recorder {
             queue: VecDeque::new(),
             copies: Copies::default(),
             raw: RawStacks::default(),
-            aggregate: Aggregate::default(),
-            window_start: (SystemTime::now(), Instant::now()),
-            losses_before: Losses::default(),
-            closing: VecDeque::new(),
+            windows: Windows::new(),
+            attributed_ns: 0,
             fetched: Instant::now(),
             withdrew: Instant::now(),
             followed: Instant::now(),
@@ -268,7 +265,7 @@ impl Recorder {
         }
         self.sampler.enable()?;
         self.latencies.begin();
-        self.window_start = (SystemTime::now(), Instant::now());
+        self.windows.begin();
         tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.settings.hertz);
         self.control.tell(News::Started);
         loop {
@@ -284,7 +281,7 @@ impl Recorder {
             }
             if let Some(window) = self.settings.window
                 && !self.stopping
-                && self.window_start.1.elapsed() >= window
+                && self.windows.is_due(window)
             {
                 self.close_window()?;
             }
@@ -295,7 +292,7 @@ impl Recorder {
             if self.followed.elapsed() >= FOLLOW && !self.stopping {
                 self.follow_machine()?;
             }
-            if self.stopping && self.closing.is_empty() {
+            if self.stopping && self.windows.are_handed_out() {
                 break;
             }
         }
@@ -382,7 +379,7 @@ impl Recorder {
     }
 
     fn serve_reader(&mut self) -> Result<(), RecordError> {
-        let urgent = !self.closing.is_empty();
+        let urgent = !self.windows.are_handed_out();
         for info in self.symbolizer.poll(urgent) {
             self.table.describe(&info);
         }

@@ -52,7 +52,8 @@ impl Pair {
         let args = [&count.to_string(), first.arg(), second.arg(), milliseconds];
         let mut running: Running = starter.start(&args);
         while_running(running.pid());
-        running.child.wait().expect("wait");
+        let status = running.child.wait().expect("wait");
+        assert!(status.success(), "the process that starts the others: {status}");
     }
 }
 

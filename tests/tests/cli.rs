@@ -148,7 +148,7 @@ fn windows_of_one_file() {
     let rprofd = Rprofd::bare(rprofd::binary(), &dir).args(["-o", "flame.svg", "--window", "1s"]);
     let run = rprofd.args(["--", program.arg(), "2.5"]).run().expect_success();
     let names = run.file_names();
-    assert!((2..=4).contains(&names.len()), "{names:?}");
+    assert!((2..=4).contains(&names.len()), "{names:?}: {}", run.stderr);
     for name in &names {
         assert!(name.starts_with("flame.") && name.ends_with("Z.svg"), "{names:?}");
     }

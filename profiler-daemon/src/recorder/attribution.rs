@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use profiler_ebpf::{record::Sample, targets::Target};
 
-use super::{RecordError, Recorder};
+use super::{RecordError, Recorder, windows::WindowId};
 use crate::{
     kernel::StackCopy,
     process::LifeId,
@@ -21,15 +21,17 @@ impl Recorder {
         }
         self.want_names();
         self.touch(&stacks);
+        self.attributed_ns = self.attributed_ns.max(until_ns);
         Ok(())
     }
 
-    /// Attributes a sample, unless it has to wait. Returns the index of its stack.
+    /// Attributes a sample, unless it has to wait. Returns its window, and the
+    /// index of its stack there.
     pub(super) fn attribute_sample(
         &mut self,
         mut sample: Sample,
         copy: Option<Box<StackCopy>>,
-    ) -> Result<Option<u32>, RecordError> {
+    ) -> Result<Option<(WindowId, u32)>, RecordError> {
         let Sample { pid, start_ns, exec_id, time_ns, .. } = sample;
         let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
         if self.table.life(image.life).is_some_and(|life| life.is_ours(image.image)) {
@@ -51,31 +53,34 @@ impl Recorder {
         }
         let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
         self.account.stored += 1;
-        let (stack, covered) = self.aggregate.add(&sample, image, mappings, &mut self.raw);
+        let (window, aggregate) = self.windows.of(time_ns);
+        let (stack, covered) = aggregate.add(&sample, image, mappings, &mut self.raw);
         if !covered {
             self.table.uncovered(image.life, time_ns);
         }
-        Ok(Some(stack))
+        Ok(Some((window, stack)))
     }
 
     /// Asks for the names of what was seen for the first time.
     pub(super) fn want_names(&mut self) {
-        let Self { aggregate, symbolizer, table, .. } = self;
-        let from = aggregate.take_new_places();
-        for place in &aggregate.places[from..] {
-            match place.code {
-                Code::Kernel => symbolizer.want_kernel(place.avma),
-                Code::File(id) => {
-                    if let Some(mapping) = aggregate.mappings.get(&id) {
-                        symbolizer.want_file(id, mapping.file_offset_of(place.avma));
+        let Self { windows, symbolizer, table, .. } = self;
+        for aggregate in windows.aggregates() {
+            let from = aggregate.take_new_places();
+            for place in &aggregate.places[from..] {
+                match place.code {
+                    Code::Kernel => symbolizer.want_kernel(place.avma),
+                    Code::File(id) => {
+                        if let Some(mapping) = aggregate.mappings.get(&id) {
+                            symbolizer.want_file(id, mapping.file_offset_of(place.avma));
+                        }
                     }
-                }
-                Code::Generated(life, _) => {
-                    if let Some(life) = table.life(life) {
-                        symbolizer.want_perf_map(life, place.avma);
+                    Code::Generated(life, _) => {
+                        if let Some(life) = table.life(life) {
+                            symbolizer.want_perf_map(life, place.avma);
+                        }
                     }
+                    Code::Unmapped(_) | Code::Lost => {}
                 }
-                Code::Unmapped(_) | Code::Lost => {}
             }
         }
     }

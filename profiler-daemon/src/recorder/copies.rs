@@ -6,7 +6,7 @@ use profiler_ebpf::{
     unwind::{Outcome, Step, rule::Rule, walk::Walk},
 };
 
-use super::{RecordError, Recorder, clock, mappings::bias};
+use super::{RecordError, Recorder, clock, mappings::bias, windows::WindowId};
 use crate::{kernel::StackCopy, process::ImageRef, reader::protocol::FileKey};
 
 /// How long a sample waits for tables.
@@ -38,6 +38,11 @@ pub(super) struct Copies {
 impl Copies {
     pub(super) const fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Boot-time clock of the oldest sample that waits, in nanoseconds.
+    pub(super) fn oldest_ns(&self) -> Option<u64> {
+        self.waiting.iter().map(|copied| copied.sample.time_ns).min()
     }
 }
 
@@ -96,9 +101,9 @@ impl Recorder {
         }
     }
 
-    /// Attributes those that wait, if all that they need is there by now. Returns the indices of
-    /// their stacks.
-    pub(super) fn try_copies(&mut self) -> Result<Vec<u32>, RecordError> {
+    /// Attributes those that wait, if all that they need is there by now. Returns their
+    /// windows, and the indices of their stacks there.
+    pub(super) fn try_copies(&mut self) -> Result<Vec<(WindowId, u32)>, RecordError> {
         let Copies { waiting, .. } = std::mem::take(&mut self.copies);
         let mut stacks = Vec::new();
         for Copied { sample, copy } in waiting {

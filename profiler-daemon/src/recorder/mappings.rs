@@ -8,7 +8,7 @@ use std::{
 
 use profiler_ebpf::mappings::{Range, state};
 
-use super::{RecordError, Recorder};
+use super::{RecordError, Recorder, windows::WindowId};
 use crate::{
     kernel::{KernelError, Placed, Sampler},
     process::{LifeId, Mapping, MappingId},
@@ -95,9 +95,12 @@ impl Recorder {
     }
 
     /// Notes which files samples were in, so that their tables are kept.
-    pub(super) fn touch(&mut self, stacks: &HashSet<u32>) {
-        let mappings: HashSet<_> =
-            stacks.iter().flat_map(|&stack| self.aggregate.mappings_of(stack)).collect();
+    pub(super) fn touch(&mut self, stacks: &HashSet<(WindowId, u32)>) {
+        let mappings: HashSet<_> = stacks
+            .iter()
+            .filter_map(|&(window, stack)| Some(self.windows.get(window)?.mappings_of(stack)))
+            .flatten()
+            .collect();
         for mapping in mappings {
             if let Some(key) = self.symbolizer.file(mapping).map(|file| file.key)
                 && self.tables.touch(&key)
