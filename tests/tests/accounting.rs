@@ -91,11 +91,12 @@ fn a_pid_that_is_used_again_is_another_process() {
     let _turn = turn();
     let dir = TestDir::new("pid-reuse");
     let pair = Pair::build(&dir);
+    // Before the processes run: this may build it.
+    let rprofd = Rprofd::new(&dir).args(["-v", "-F", "1999"]);
     let mut run = None;
     pair.run(3000, "2", |starter| {
         let pid = starter.to_string();
-        let args = ["-v", "-F", "1999", "--pid", &pid];
-        run = Some(Rprofd::new(&dir).args(args).run().expect_success());
+        run = Some(rprofd.args(["--pid", &pid]).run().expect_success());
     });
     let run = run.expect("a run");
     let (own, foreign) = own_and_foreign(&run.all());
