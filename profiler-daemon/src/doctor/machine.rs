@@ -4,7 +4,12 @@ use std::{fs, path::Path};
 
 use rustix::thread::CapabilitySet;
 
-use super::finding::Finding;
+use super::{
+    access,
+    finding::Finding,
+    perf_limits::{self, LockedMemory, USUAL_HERTZ},
+    profilers,
+};
 use crate::{
     kernel::{
         self, Event, Sampler,
@@ -18,29 +23,36 @@ use crate::{
 /// The oldest kernel that is supported.
 const FLOOR: Version = Version(6, 1, 0);
 
-/// Frequencies that are asked for: usually, and at most, in Hz.
-const USUAL_HERTZ: u64 = 99;
-const HIGHEST_HERTZ: u64 = 10_000;
-
 /// Looks at everything.
 pub(super) fn examine(debug_dirs: &[std::path::PathBuf]) -> Vec<Finding> {
     let version = Version::upstream();
     let read = |path: &str| fs::read_to_string(path).ok();
     let number = |path: &str| read(path).and_then(|text| text.trim().parse::<i64>().ok());
+    let held = rights::held();
     let mut findings = vec![kernel(version)];
-    findings.extend(defects::of(version).map(defect));
+    findings.extend(known_defects(version));
     findings.push(btf(Path::new("/sys/kernel/btf/vmlinux").exists()));
     findings.push(lockdown(read("/sys/kernel/security/lockdown").as_deref()));
-    findings.push(capabilities(rights::held()));
+    findings.push(capabilities(held));
     findings.push(pid_namespace(kernel::is_initial_pid_namespace().unwrap_or(false)));
-    findings.extend(paranoid(number("/proc/sys/kernel/perf_event_paranoid"), rights::held()));
-    findings.push(kptr_restrict(number("/proc/sys/kernel/kptr_restrict"), rights::held()));
-    findings.push(sample_rate(number("/proc/sys/kernel/perf_event_max_sample_rate")));
+    findings.push(access::yama(number("/proc/sys/kernel/yama/ptrace_scope")));
+    let mounts = read("/proc/self/mountinfo").unwrap_or_default();
+    findings.push(access::hidden_processes(&mounts, held));
+    findings.push(access::map_files(&access::open_own_mapping(), held));
+    let paranoid_level = number("/proc/sys/kernel/perf_event_paranoid");
+    findings.extend(paranoid(paranoid_level, held));
+    findings.push(kptr_restrict(number("/proc/sys/kernel/kptr_restrict"), held));
+    let percent = number("/proc/sys/kernel/perf_cpu_time_max_percent");
+    let sample_rate = number("/proc/sys/kernel/perf_event_max_sample_rate");
+    findings.push(perf_limits::sample_rate(sample_rate, percent));
+    findings.push(perf_limits::cpu_time(percent));
+    let mlock_kib = number("/proc/sys/kernel/perf_event_mlock_kb");
+    findings.push(LockedMemory::new(mlock_kib, paranoid_level).judge(held));
     let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     findings.push(clock_source(read(clock).as_deref()));
     findings.push(cycles(kernel::has_cycles()));
     findings.push(debug_directory(debug_dirs));
-    findings.push(others(&other_profilers()));
+    findings.push(profilers::finding(&profilers::running()));
     findings.push(readers(debug_dirs));
     findings.push(sampling());
     findings
@@ -64,16 +76,35 @@ fn kernel(version: Option<Version>) -> Finding {
     }
 }
 
+const DEFECTS: &str = "known defects";
+
+/// A line for each that the kernel has, whatever is left out for it; one that says there is none.
+fn known_defects(version: Option<Version>) -> Vec<Finding> {
+    let Some(kernel) = version else {
+        let why = "not judged: the vendor of this kernel takes changes from all later ones";
+        return vec![Finding::ok(DEFECTS, why)];
+    };
+    let found: Vec<_> = defects::of(version).map(defect).collect();
+    if found.is_empty() {
+        return vec![Finding::ok(DEFECTS, format!("none in Linux {kernel}"))];
+    }
+    found
+}
+
 fn defect(defect: &defects::Defect) -> Finding {
     let without = match defect.leave_out {
         LeaveOut::UserStacks => "user stacks are left out",
         LeaveOut::HighFrequencies => "frequencies near the kernel's limit are lowered",
         LeaveOut::Nothing => "nothing is left out for it",
     };
+    let (fixed, fix, commit) = (defect.fixed(), defect.fix, defect.commit);
     Finding::note(
-        "known defect",
+        DEFECTS,
         format!("{}; {without}", defect.what),
-        format!("update to {} or later (“{}”)", defect.fixed(), defect.fix),
+        format!(
+            "update the kernel to {fixed} or later, or one with the change “{fix}” ({commit}): \
+             --ignore-defects says that it has it"
+        ),
     )
 }
 
@@ -84,21 +115,23 @@ fn btf(exists: bool) -> Finding {
     Finding::bad(
         "BTF",
         "no /sys/kernel/btf/vmlinux",
-        "boot a kernel built with CONFIG_DEBUG_INFO_BTF, or mount /sys where rprofd runs",
+        "mount /sys where rprofd runs, or boot a kernel built with CONFIG_DEBUG_INFO_BTF=y: `grep \
+         BTF= /boot/config-*` says which are",
     )
 }
 
 /// `[none] integrity confidentiality`: what is in brackets is in force.
 fn lockdown(text: Option<&str>) -> Finding {
     let Some(text) = text else {
-        return Finding::ok("lockdown", "not known: no /sys/kernel/security/lockdown");
+        return Finding::ok("lockdown", "none in this kernel, or securityfs is not mounted");
     };
     let mode = text.split_whitespace().find_map(|it| it.strip_prefix('[')?.strip_suffix(']'));
     match mode {
         Some("confidentiality") => Finding::bad(
             "lockdown",
             "confidentiality: BPF programs may not read the kernel's memory, nor perf sample it",
-            "boot without lockdown=confidentiality; lockdown=integrity is enough for most and does \
+            "take lockdown=confidentiality off the kernel's command line (`cat /proc/cmdline`; with \
+             GRUB: edit /etc/default/grub, then sudo update-grub) and reboot; lockdown=integrity does \
              not hinder rprofd",
         ),
         Some(mode) => Finding::ok("lockdown", mode),
@@ -182,22 +215,6 @@ fn kptr_restrict(value: Option<i64>, held: CapabilitySet) -> Finding {
     }
 }
 
-fn sample_rate(limit: Option<i64>) -> Finding {
-    const WHAT: &str = "highest frequency";
-    let Some(limit) = limit.and_then(|limit| u64::try_from(limit).ok()) else {
-        return Finding::ok(WHAT, "not known");
-    };
-    let found = format!("perf_event_max_sample_rate={limit}");
-    let mend = |hertz: u64| format!("sudo sysctl kernel.perf_event_max_sample_rate={hertz}");
-    if limit < USUAL_HERTZ {
-        Finding::bad(WHAT, format!("{found}, less than the usual {USUAL_HERTZ}"), mend(100_000))
-    } else if limit < HIGHEST_HERTZ {
-        Finding::note(WHAT, format!("{found}, less than -F allows"), mend(100_000))
-    } else {
-        Finding::ok(WHAT, found)
-    }
-}
-
 fn clock_source(name: Option<&str>) -> Finding {
     const WHAT: &str = "clock source";
     match name.map(str::trim) {
@@ -233,55 +250,6 @@ fn debug_directory(dirs: &[std::path::PathBuf]) -> Finding {
         );
     }
     Finding::ok(WHAT, shown(there))
-}
-
-/// Comms of programs that profile with perf events or BPF.
-const PROFILERS: [&str; 12] = [
-    "alloy",
-    "async-profiler",
-    "bpftrace",
-    "ebpf-profiler",
-    "lightswitch",
-    "otel-profiler",
-    "otelcol-ebpf-pr",
-    "parca-agent",
-    "perf",
-    "profile-bee",
-    "pyroscope",
-    "rprofd",
-];
-
-/// Processes that are profilers by their name, we left out.
-fn other_profilers() -> Vec<(u32, String)> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let mut found: Vec<(u32, String)> = entries
-        .filter_map(|entry| {
-            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            // The kernel's own text of a name, not the process's memory.
-            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-            let comm = comm.trim_end().to_owned();
-            let is_ours = pid == std::process::id();
-            (!is_ours && PROFILERS.contains(&comm.as_str())).then_some((pid, comm))
-        })
-        .collect();
-    found.sort_unstable();
-    found
-}
-
-fn others(found: &[(u32, String)]) -> Finding {
-    const WHAT: &str = "other profilers";
-    if found.is_empty() {
-        return Finding::ok(WHAT, "none");
-    }
-    let names: Vec<_> = found.iter().map(|(pid, comm)| format!("{comm} ({pid})")).collect();
-    Finding::note(
-        WHAT,
-        format!(
-            "{}; they and rprofd do not disturb each other, but each takes time",
-            names.join(", ")
-        ),
-        "stop what is not needed",
-    )
 }
 
 fn readers(debug_dirs: &[std::path::PathBuf]) -> Finding {
@@ -339,6 +307,32 @@ mod tests {
     }
 
     #[test]
+    fn what_stops_recording_names_what_to_do() {
+        assert_eq!(btf(true).mark, Mark::Ok);
+        let missing = btf(false);
+        assert_eq!(missing.mark, Mark::Bad);
+        assert!(missing.mend.unwrap().contains("CONFIG_DEBUG_INFO_BTF=y"));
+        let locked = lockdown(Some("none integrity [confidentiality]\n"));
+        assert!(locked.mend.unwrap().contains("take lockdown=confidentiality off"));
+        assert!(pid_namespace(false).mend.unwrap().contains("--pid=host"));
+    }
+
+    #[test]
+    fn each_defect_has_a_line_with_the_version_and_the_change() {
+        let lines = known_defects(Some(Version(6, 17, 6)));
+        assert_eq!(lines.len(), 2);
+        let mends: Vec<_> = lines.into_iter().map(|line| line.mend.unwrap()).collect();
+        assert!(mends[0].contains("6.17.8") && mends[0].contains("eb3182ef0405"), "{mends:?}");
+        assert!(mends[1].contains("6.17.10") && mends[1].contains("f1f96511b1c4"), "{mends:?}");
+        let stacks = &known_defects(Some(Version(6, 1, 35)))[0];
+        assert!(stacks.found.ends_with("; user stacks are left out"), "{}", stacks.found);
+        for version in [None, Some(Version(6, 18, 44))] {
+            let lines = known_defects(version);
+            assert_eq!((lines.len(), lines[0].mark), (1, Mark::Ok));
+        }
+    }
+
+    #[test]
     fn each_missing_capability_has_its_cost() {
         assert_eq!(capabilities(CapabilitySet::all()).mark, Mark::Ok);
         for (one, name, cost) in COSTS {
@@ -359,9 +353,6 @@ mod tests {
         assert_eq!(kptr_restrict(Some(1), none).mark, Mark::Note);
         assert_eq!(paranoid(Some(4), all).unwrap().mark, Mark::Ok);
         assert_eq!(paranoid(Some(4), none).unwrap().mark, Mark::Note);
-        assert_eq!(sample_rate(Some(98)).mark, Mark::Bad);
-        assert_eq!(sample_rate(Some(4000)).mark, Mark::Note);
-        assert_eq!(sample_rate(Some(100_000)).mark, Mark::Ok);
         assert_eq!(clock_source(Some("hpet\n")).mark, Mark::Note);
         assert_eq!(clock_source(Some("tsc\n")).mark, Mark::Ok);
         assert_eq!(kernel(Some(Version(5, 15, 0))).mark, Mark::Note);

@@ -1,10 +1,13 @@
 //! `rprofd doctor`: what this machine allows; with `--pid`, what can be unwound and named of a process.
 
+mod access;
 mod finding;
 mod go;
 mod machine;
 mod packages;
+mod perf_limits;
 mod process;
+mod profilers;
 mod text;
 
 use std::{

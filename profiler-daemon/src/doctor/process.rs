@@ -15,7 +15,7 @@ use crate::{
     cgroup::Limits,
     kernel,
     process::{Change, Filter, Life, Mapping, MappingId, Table},
-    reader::protocol::{FileInfo, FileKey, NamesFrom, Surroundings, UnwindTable},
+    reader::protocol::{FileInfo, FileKey, GoBuild, NamesFrom, Surroundings, UnwindTable},
     symbolize::{FileNews, Symbolizer},
     unwind::{TableBlocks, header, is_sound},
 };
@@ -116,7 +116,7 @@ struct Findings {
     files: HashMap<MappingId, Result<FileKey, String>>,
     tables: HashMap<FileKey, Verdict>,
     names: HashMap<FileKey, Names>,
-    go_file: bool,
+    go: HashMap<FileKey, GoBuild>,
     asked: HashSet<FileKey>,
 }
 
@@ -145,7 +145,9 @@ impl Findings {
                 self.files.insert(mapping, Ok(key));
                 if let Some(file) = symbolizer.file(mapping) {
                     self.names.insert(key, Names::of(file));
-                    self.go_file |= file.is_go;
+                    if let Some(build) = &file.go {
+                        self.go.insert(key, build.clone());
+                    }
                 }
                 if self.asked.insert(key) {
                     symbolizer.want_table(key);
@@ -169,6 +171,11 @@ impl Findings {
                 self.tables.insert(key, verdict);
             }
         }
+    }
+
+    /// How the process's Go program was built: that of its first mapping, if it has several.
+    fn go_build(&self) -> Option<&GoBuild> {
+        self.mappings.values().find_map(|(id, ..)| self.go.get(self.files.get(id)?.as_ref().ok()?))
     }
 
     fn rows(mut self, packages: &Packages) -> Vec<Row> {
@@ -223,7 +230,8 @@ pub(super) fn examine(pid: u32, debug_dirs: Vec<PathBuf>) -> Result<Report, Doct
     let mut comm = String::new();
     let begin = Instant::now();
     let mut asked = begin;
-    while !findings.is_complete() && begin.elapsed() < ALL {
+    while !(findings.is_complete() && symbolizer.surroundings().is_some()) && begin.elapsed() < ALL
+    {
         if findings.mappings.is_empty() && begin.elapsed() >= DESCRIPTION {
             return Err(DoctorError::NotRead(pid));
         }
@@ -252,17 +260,30 @@ pub(super) fn examine(pid: u32, debug_dirs: Vec<PathBuf>) -> Result<Report, Doct
         }
     }
     let surroundings = symbolizer.surroundings();
-    let sees_our_mounts = surroundings.is_some_and(|around| around.sees_our_mounts);
+    let surroundings = surroundings.unwrap_or(Err("the reader gave no answer"));
+    let sees_our_mounts = surroundings.is_ok_and(|around| around.sees_our_mounts);
     let packages =
         if sees_our_mounts { Packages::of_this_machine() } else { Packages::elsewhere() };
-    let go = findings.go_file.then(|| go_settings(surroundings)).flatten();
+    let go = findings.go_build().map(|build| go_settings(build, surroundings));
     Ok(Report { pid, comm, files: findings.rows(&packages), go })
 }
 
-fn go_settings(surroundings: Option<&Surroundings>) -> Option<go::Settings> {
-    let Surroundings { go_variables, cgroups, .. } = surroundings?;
+fn go_settings(build: &GoBuild, surroundings: Result<&Surroundings, &str>) -> go::Settings {
+    let variables = match surroundings {
+        Ok(around) if around.environment_error.is_empty() => Ok(&around.go_variables),
+        Ok(around) => Err(format!(
+            "its environment cannot be read: {}; run rprofd as root (sudo)",
+            around.environment_error
+        )),
+        Err(why) => Err(format!("its environment cannot be read: {why}; try it again")),
+    };
+    let limits = match surroundings {
+        Ok(around) if !around.cgroups.is_empty() => Ok(Limits::of(&around.cgroups)),
+        Ok(_) => Err("/proc does not say what cgroup it is in".to_owned()),
+        Err(why) => Err(format!("{why}; try it again")),
+    };
     let machine_cpus = kernel::online_cpus().unwrap_or(1);
-    Some(go::Settings::new(go_variables, Limits::of(cgroups), machine_cpus))
+    go::Settings::new(go::Process { build, variables, limits, machine_cpus })
 }
 
 fn wait(symbolizer: &Symbolizer) -> Result<(), DoctorError> {

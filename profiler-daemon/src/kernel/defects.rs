@@ -73,6 +73,8 @@ pub struct Defect {
     pub what: &'static str,
     /// The change that ended it, by its title.
     pub fix: &'static str,
+    /// The same, by its commit in Linus Torvalds's tree; stable series have it under other ids.
+    pub commit: &'static str,
     /// What we do without.
     pub leave_out: LeaveOut,
 }
@@ -87,15 +89,18 @@ impl Defect {
 const HARDENED_USERCOPY: &str = "reading user memory in an interrupt can lock up the whole machine \
     where CONFIG_HARDENED_USERCOPY is on, as distributions have it";
 
-/// <https://github.com/parca-dev/parca-agent/issues/1675>, Debian bug 1033398.
+/// <https://github.com/parca-dev/parca-agent/issues/1675>, Debian bug 1033398. The stable releases
+/// with it are 6.1.36 and 6.3.10.
 const HARDENED_USERCOPY_FIX: &str = "mm: Fix copy_from_user_nofault().";
+const HARDENED_USERCOPY_COMMIT: &str = "d319f344561d";
 
-const DEFECTS: [Defect; 4] = [
+const DEFECTS: [Defect; 5] = [
     Defect {
         from: Version(6, 1, 0),
         fixed: Version(6, 1, 36),
         what: HARDENED_USERCOPY,
         fix: HARDENED_USERCOPY_FIX,
+        commit: HARDENED_USERCOPY_COMMIT,
         leave_out: LeaveOut::UserStacks,
     },
     Defect {
@@ -103,22 +108,35 @@ const DEFECTS: [Defect; 4] = [
         fixed: Version(6, 3, 10),
         what: HARDENED_USERCOPY,
         fix: HARDENED_USERCOPY_FIX,
+        commit: HARDENED_USERCOPY_COMMIT,
         leave_out: LeaveOut::UserStacks,
     },
-    // <https://github.com/async-profiler/async-profiler/issues/1578>: seen up to 6.17.6.
+    // <https://github.com/async-profiler/async-profiler/issues/1578>: seen up to 6.17.6. 6.16 had
+    // no further release.
     Defect {
         from: Version(6, 16, 0),
-        fixed: Version(6, 18, 0),
+        fixed: Version(6, 17, 8),
         what: "a CPU clock that the kernel throttles can hang the whole machine",
         fix: "perf/core: Fix system hang caused by cpu-clock usage",
+        commit: "eb3182ef0405",
         leave_out: LeaveOut::HighFrequencies,
     },
     Defect {
         from: Version(6, 16, 0),
-        fixed: Version(6, 18, 0),
+        fixed: Version(6, 17, 10),
         what: "a CPU clock that is stopped does not say what it has counted: samples that were \
                missed at the very end are not counted",
         fix: "perf: Fix 0 count issue of cpu-clock",
+        commit: "f1f96511b1c4",
+        leave_out: LeaveOut::Nothing,
+    },
+    // CVE-2026-23014. It came with the mending of the hang; 6.17 got no release with this change.
+    Defect {
+        from: Version(6, 17, 8),
+        fixed: Version(6, 18, 6),
+        what: "a CPU clock that ticks while it is closed may be used after it was freed",
+        fix: "perf: Ensure swevent hrtimer is properly destroyed",
+        commit: "ff5860f5088e",
         leave_out: LeaveOut::Nothing,
     },
 ];
@@ -166,8 +184,10 @@ mod tests {
         assert_eq!(left_out(6, 1, 36), []);
         assert_eq!(left_out(6, 2, 16), [LeaveOut::UserStacks]);
         assert_eq!(left_out(6, 4, 0), []);
-        assert_eq!(left_out(6, 17, 6), [LeaveOut::HighFrequencies, LeaveOut::Nothing]);
-        assert_eq!(left_out(6, 18, 0), []);
+        assert_eq!(left_out(6, 17, 7), [LeaveOut::HighFrequencies, LeaveOut::Nothing]);
+        assert_eq!(left_out(6, 17, 8), [LeaveOut::Nothing; 2]);
+        assert_eq!(left_out(6, 18, 5), [LeaveOut::Nothing]);
+        assert_eq!(left_out(6, 18, 6), []);
         assert_eq!(of(None).count(), 0);
         assert_eq!(highest_frequency(100_000), 10_000);
         assert_eq!(highest_frequency(3), 1);

@@ -21,6 +21,7 @@ pub use cpu_events::Moves;
 pub(crate) use cpus::count as online_cpus;
 pub use error::KernelError;
 pub use perf::{Event, has_cycles, period_ns};
+pub(crate) use ring::mapped_bytes as ring_bytes;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use sampler::decode;
 pub use sampler::{Losses, Record, Sampler, Settings, is_initial_pid_namespace};

@@ -14,6 +14,11 @@ use super::{KernelError, perf::PerfEvent};
 /// Bytes of records a ring holds; a power of two pages.
 const DATA_BYTES: usize = 256 << 10;
 
+/// What a ring takes, a page of the kernel's notes before the records included.
+pub(crate) fn mapped_bytes() -> usize {
+    rustix::param::page_size() + DATA_BYTES
+}
+
 /// A mapped ring; the kernel writes, we read.
 pub(super) struct Ring {
     page: NonNull<perf_event_mmap_page>,
@@ -28,7 +33,7 @@ unsafe impl Send for Ring {}
 impl Ring {
     pub(super) fn new(event: PerfEvent) -> Result<Self, KernelError> {
         let page_bytes = rustix::param::page_size();
-        let mapped_bytes = page_bytes + DATA_BYTES;
+        let mapped_bytes = mapped_bytes();
         // SAFETY: a fresh mapping, which nothing else refers to.
         let memory = unsafe {
             mmap(

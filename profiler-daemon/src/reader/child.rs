@@ -219,9 +219,9 @@ impl Answer for Files {
             },
             request::Kind::Open(open) => return self.table.answer(&open),
             request::Kind::HoldPerfMap(map) => return self.table.hold_perf_map(&map),
-            request::Kind::Surroundings(process) => surroundings::read(process.pid)
-                .map(reply::Kind::Surroundings)
-                .map_err(|io_error| format!("/proc/{}: {io_error}", process.pid)),
+            request::Kind::Surroundings(process) => {
+                Ok(reply::Kind::Surroundings(surroundings::read(process.pid)))
+            }
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
             | request::Kind::NamePerfMap(_)

@@ -89,8 +89,17 @@ pub(super) struct DebugSections {
     pub(super) dynamic_symbols: bool,
     /// It is a Go program.
     pub(super) go: bool,
+    /// `.go.buildinfo`.
+    pub(super) go_build: Option<SectionRange>,
     /// It has more sections than any sensible file, and none was looked at.
     pub(super) too_many: bool,
+}
+
+/// Where a section's bytes are in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SectionRange {
+    pub(super) offset: u64,
+    pub(super) size: u64,
 }
 
 /// The contents of `.gnu_debuglink`.
@@ -323,6 +332,11 @@ impl Header {
                 // A part of the symbol table, of programs that Fedora strips.
                 b".gnu_debugdata" => found.symbols = true,
                 b".gopclntab" => found.go = true,
+                b".go.buildinfo" if section.kind != SHT_NOBITS => {
+                    found.go = true;
+                    let Section { offset, size, .. } = *section;
+                    found.go_build.get_or_insert(SectionRange { offset, size });
+                }
                 _ => {}
             }
         }
@@ -363,7 +377,7 @@ fn split_debug_link(bytes: &[u8]) -> Option<DebugLink> {
     Some(DebugLink { name, crc })
 }
 
-fn read_range(file: &File, offset: u64, size: u64) -> Result<Vec<u8>, ElfError> {
+pub(super) fn read_range(file: &File, offset: u64, size: u64) -> Result<Vec<u8>, ElfError> {
     let size = usize::try_from(size).map_err(|_| ElfError::Malformed("size of a range"))?;
     let mut bytes = vec![0; size];
     file.read_exact_at(&mut bytes, offset)?;

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::debug_file::{DebugFile, DebugPlaces, Origin, find};
 use super::elf::{ElfError, Image};
+use super::go_build;
 use super::mounts::Mounts;
 use super::name_table::clean;
 use super::perf_map::{self, HeldMaps, PerfMapError};
@@ -150,9 +151,10 @@ impl OpenFile {
                 .as_ref()
                 .map(|debug| clean(&debug.path.to_string_lossy(), MAX_PATH_BYTES))
                 .unwrap_or_default(),
-            is_go: image
+            go: image
                 .as_ref()
-                .is_some_and(|image| image.debug.go || !image.go_build_id.is_empty()),
+                .filter(|image| image.debug.go || !image.go_build_id.is_empty())
+                .map(|image| go_build::read(&file, image.debug.go_build.as_ref())),
         };
         Ok(Self { file, path, image, debug_file, info, costs: Costs::default() })
     }

@@ -17,6 +17,7 @@ use super::dwarf::DebugInfo;
 use super::elf::Image;
 use super::file_pages::FilePages;
 use super::files::FileTable;
+use super::go_build;
 use super::kallsyms::Kallsyms;
 use super::lane::Answer;
 use super::name_table::NameTable;
@@ -35,13 +36,21 @@ const MOST_ADDRESSES: usize = 64;
 const MACHINE_X86_64: u8 = 62;
 const MACHINE_AARCH64: u8 = 183;
 
-/// A whole file: its headers, notes, sections, debug link, and its unwind table.
+/// A whole file: its headers, notes, sections, debug link, how Go built it, and its unwind table.
+/// The input is also taken for a section `.go.buildinfo` alone.
 pub fn elf(bytes: &[u8]) {
-    if let Ok(Some(image)) = Image::read(&file_of(bytes)) {
+    let file = file_of(bytes);
+    if let Ok(Some(image)) = Image::read(&file) {
         assert!(image.segments.len() <= 64 && image.build_id.len() <= 64);
         if let Some(link) = image.debug.link {
             assert!(!link.name.contains(&b'/') && !link.name.contains(&0));
         }
+        let build = go_build::read(&file, image.debug.go_build.as_ref());
+        assert!(build.version.is_empty() != build.not_known.is_empty());
+    }
+    if let Ok(build) = go_build::parse(bytes) {
+        assert!((1..=256).contains(&build.version.len()));
+        assert!(build.default_godebug.len() <= 4_096);
     }
     let _ = unwind::digest(bytes);
     if let Ok(table) = unwind::build(bytes) {

@@ -14,6 +14,7 @@ mod file_pages;
 pub(crate) mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod go_build;
 mod kallsyms;
 mod lane;
 pub mod link;

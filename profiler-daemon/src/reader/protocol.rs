@@ -317,9 +317,24 @@ pub struct FileInfo {
     /// Where its separate debug file is; empty without one.
     #[prost(string, tag = "8")]
     pub debug_path: String,
-    /// It is a Go program.
-    #[prost(bool, tag = "9")]
-    pub is_go: bool,
+    /// Only of Go programs: how it was built.
+    #[prost(message, tag = "9")]
+    pub go: Option<GoBuild>,
+}
+
+/// How a Go program was built.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GoBuild {
+    /// The toolchain's own name for itself, such as `go1.26.8`, in printable ASCII; empty where it is
+    /// not known.
+    #[prost(string, tag = "1")]
+    pub version: String,
+    /// Why it is not known: a sentence's rest, of which the file is the subject.
+    #[prost(string, tag = "2")]
+    pub not_known: String,
+    /// Settings of `GODEBUG` that the program was built with, `NAME=VALUE` joined by commas.
+    #[prost(string, tag = "3")]
+    pub default_godebug: String,
 }
 
 /// What names come from.
@@ -341,7 +356,8 @@ pub enum NamesFrom {
 /// What is around a process.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Surroundings {
-    /// `GOMAXPROCS`, `GOMEMLIMIT` and `GOGC` of its environment, as far as it had them at its start.
+    /// `GOMAXPROCS`, `GOMEMLIMIT`, `GOGC` and `GODEBUG` of its environment, as far as it had them at
+    /// its start.
     #[prost(map = "string, string", tag = "1")]
     pub go_variables: std::collections::HashMap<String, String>,
     /// Its paths in cgroup hierarchies, by controller: `memory`, `cpu`, and `` for the unified one.
@@ -350,6 +366,9 @@ pub struct Surroundings {
     /// It sees the mounts that we see.
     #[prost(bool, tag = "3")]
     pub sees_our_mounts: bool,
+    /// Why the environment could not be read; empty if it could.
+    #[prost(string, tag = "4")]
+    pub environment_error: String,
 }
 
 /// An executable `PT_LOAD` segment: `svma = file_offset - self.file_offset + self.svma`.

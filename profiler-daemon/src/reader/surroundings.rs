@@ -16,27 +16,28 @@ const MAX_CGROUP_BYTES: u64 = 64 << 10;
 const MAX_TEXT_BYTES: usize = 4_096;
 
 /// The variables that leave this process. Others may be secret.
-const VARIABLES: [&str; 3] = ["GOMAXPROCS", "GOMEMLIMIT", "GOGC"];
+const VARIABLES: [&str; 4] = ["GOMAXPROCS", "GOMEMLIMIT", "GOGC", "GODEBUG"];
 
 /// Controllers whose hierarchies are asked for; the unified one has no name.
 const CONTROLLERS: [&str; 3] = ["", "memory", "cpu"];
 
-/// Reads it.
-///
-/// # Errors
-///
-/// What reading `/proc/PID/environ` returns.
-pub(super) fn read(pid: u32) -> std::io::Result<Surroundings> {
-    let environment = bytes(&format!("/proc/{pid}/environ"), MAX_ENVIRONMENT_BYTES)?;
+/// Reads it, as far as it can be read.
+pub(super) fn read(pid: u32) -> Surroundings {
+    let environ = format!("/proc/{pid}/environ");
+    let (environment, environment_error) = match bytes(&environ, MAX_ENVIRONMENT_BYTES) {
+        Ok(environment) => (environment, String::new()),
+        Err(io_error) => (Vec::new(), format!("{environ}: {io_error}")),
+    };
     let cgroups = bytes(&format!("/proc/{pid}/cgroup"), MAX_CGROUP_BYTES).unwrap_or_default();
     let mounts =
         |process: &str| readlinkat(CWD, format!("/proc/{process}/ns/mnt"), Vec::new()).ok();
     let theirs = mounts(&pid.to_string());
-    Ok(Surroundings {
+    Surroundings {
         go_variables: variables(&environment),
         cgroups: paths(&cgroups),
         sees_our_mounts: theirs.is_some() && theirs == mounts("self"),
-    })
+        environment_error,
+    }
 }
 
 fn bytes(path: &str, limit_bytes: u64) -> std::io::Result<Vec<u8>> {
@@ -94,7 +95,15 @@ mod tests {
 
     #[test]
     fn this_process_is_surrounded() {
-        assert!(read(std::process::id()).unwrap().sees_our_mounts);
-        read(u32::MAX).unwrap_err();
+        let ours = read(std::process::id());
+        assert!(ours.sees_our_mounts && ours.environment_error.is_empty());
+        assert!(!ours.cgroups.is_empty());
+    }
+
+    #[test]
+    fn an_environment_that_cannot_be_read_is_said() {
+        let none = read(u32::MAX);
+        assert!(!none.sees_our_mounts && none.cgroups.is_empty());
+        assert!(none.environment_error.starts_with("/proc/4294967295/environ: No such file"));
     }
 }

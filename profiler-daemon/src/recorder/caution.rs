@@ -11,7 +11,8 @@ use crate::kernel::{
 pub(super) fn careful(mut settings: Settings, version: Option<Version>, limit: u64) -> Settings {
     let Some(kernel) = version else { return settings };
     for defect in defects::of(version) {
-        let (what, fixed, fix) = (defect.what, defect.fixed(), defect.fix);
+        let defects::Defect { what, fix, commit, .. } = defect;
+        let fixed = defect.fixed();
         let instead = match defect.leave_out {
             LeaveOut::UserStacks if settings.user_stacks => {
                 settings.user_stacks = false;
@@ -28,8 +29,8 @@ pub(super) fn careful(mut settings: Settings, version: Option<Version>, limit: u
             LeaveOut::UserStacks | LeaveOut::HighFrequencies | LeaveOut::Nothing => continue,
         };
         tracing::warn!(
-            "Linux {kernel} has a defect: {what}. So {instead}. It is mended in {fixed} (“{fix}”): \
-             update the kernel. If this one has the change, say --ignore-defects"
+            "Linux {kernel} has a defect: {what}. So {instead}. It is mended in {fixed} (“{fix}”, \
+             {commit}): update the kernel. If this one has the change, say --ignore-defects"
         );
     }
     settings

@@ -114,7 +114,7 @@ pub struct Figures {
 pub struct Symbolizer {
     desks: Desks,
     descriptions: Descriptions,
-    surroundings: Option<Surroundings>,
+    surroundings: Option<Result<Surroundings, String>>,
     no_inlines: bool,
     mappings: HashMap<MappingId, MappedFile>,
     files: HashMap<FileKey, File>,
@@ -304,9 +304,12 @@ impl Symbolizer {
         match mark {
             Mark::Pids => self.pids_answered(outcome),
             Mark::Surroundings => {
-                if let Outcome::Answer(reply::Kind::Surroundings(found)) = outcome {
-                    self.surroundings = Some(found);
-                }
+                self.surroundings = Some(match outcome {
+                    Outcome::Answer(reply::Kind::Surroundings(found)) => Ok(found),
+                    Outcome::Answer(reply::Kind::Error(error)) => Err(error),
+                    Outcome::Answer(_) => Err("the reader answered something else".to_owned()),
+                    Outcome::Failed(failure) => Err(format!("the reader {}", said(failure))),
+                });
             }
             Mark::HoldPerfMap(which, life) => {
                 if which == Which::Steady

@@ -44,9 +44,9 @@ impl Symbolizer {
         let _ = link.send(LaneName::Files, kind, Mark::Surroundings);
     }
 
-    /// What was found by [`Self::look_around`], once it has come.
-    pub fn surroundings(&self) -> Option<&Surroundings> {
-        self.surroundings.as_ref()
+    /// What was found by [`Self::look_around`], once it has come, or why nothing was.
+    pub fn surroundings(&self) -> Option<Result<&Surroundings, &str>> {
+        self.surroundings.as_ref().map(|it| it.as_ref().map_err(String::as_str))
     }
 
     /// Processes that ended may have left their pids to others.

@@ -116,6 +116,11 @@ const PROGRAMS: [(&str, &str, &[&str]); 7] = [
     ("library", C, &["-xc", "-O2", "-shared", "-fPIC", "-Wl,--hash-style=gnu"]),
 ];
 
+/// A section `.go.buildinfo`.
+const GO_BUILD: &[u8] = b"\xff Go buildinf:\x08\x02\
+    \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x08go1.26.8\x50\
+    0123456789abcdefpath\tx\nbuild\tDefaultGODEBUG=containermaxprocs=0\n0123456789abcdef";
+
 /// Sections that an input for the target `dwarf` is of.
 const DWARF: [&str; 9] = [
     ".debug_info",
@@ -159,6 +164,7 @@ pub(super) fn make(folder: &Path) -> Result<()> {
         }
     }
     let table = table.context("the C program has no table")?;
+    add("elf", "go_build", GO_BUILD)?;
     add("perf_map", "map", PERF_MAP)?;
     add("procfs", "maps", MAPS)?;
     add("procfs", "stat", STAT)?;
