@@ -30,7 +30,7 @@ pub struct Filter {
     /// Patterns of comms; empty: any.
     pub comms: Vec<Glob>,
     /// Patterns of the executable's path; one without a `/` is compared with its last component;
-    /// empty: any.
+    /// empty: any. A file that was deleted or replaced is found by the path it had, too.
     pub exes: Vec<Glob>,
     /// Patterns of the cgroup's path; empty: any.
     pub cgroups: Vec<Glob>,
@@ -60,7 +60,13 @@ impl Filter {
             return Some(false);
         }
         let mut unknown = false;
-        for (globs, text) in [(&self.comms, comm), (&self.exes, exe), (&self.cgroups, cgroup)] {
+        // So the kernel marks an executable that its path does not lead to any more.
+        let exe_before = exe.strip_suffix(" (deleted)");
+        for (globs, text, before) in [
+            (&self.comms, comm, None),
+            (&self.exes, exe, exe_before),
+            (&self.cgroups, cgroup, None),
+        ] {
             if globs.is_empty() {
                 continue;
             }
@@ -68,8 +74,11 @@ impl Filter {
                 unknown = true;
                 continue;
             }
-            let name = text.rsplit('/').next().unwrap_or(text);
-            if !globs.iter().any(|glob| glob.matches(text) || glob.matches(name)) {
+            let fits = |text: &str| {
+                let name = text.rsplit('/').next().unwrap_or(text);
+                globs.iter().any(|glob| glob.matches(text) || glob.matches(name))
+            };
+            if !fits(text) && !before.is_some_and(fits) {
                 return Some(false);
             }
         }
@@ -93,5 +102,20 @@ mod tests {
         assert_eq!(filter.decide(1, "nginx", "", ""), None);
         assert_eq!(filter.decide(1, "bash", "", ""), Some(false));
         assert_eq!(Filter::default().decide(1, "", "", ""), Some(true));
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_found_by_its_path() {
+        for (pattern, expected) in [
+            ("/usr/sbin/nginx", true),
+            ("nginx", true),
+            ("*/nginx (deleted)", true),
+            ("/usr/sbin/ngin", false),
+        ] {
+            let exes = vec![Glob::new(pattern).unwrap()];
+            let filter = Filter { exes, ..Filter::default() };
+            let verdict = filter.decide(1, "nginx", "/usr/sbin/nginx (deleted)", "");
+            assert_eq!(verdict, Some(expected), "{pattern}");
+        }
     }
 }

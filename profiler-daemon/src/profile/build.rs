@@ -121,7 +121,12 @@ impl Builder<'_> {
 #[derive(PartialEq, Eq, Hash)]
 enum Area {
     Kernel,
-    File(Arc<str>, u64),
+    File {
+        path: Arc<str>,
+        /// One file may follow another at a path and an address.
+        build_id: Arc<str>,
+        start: u64,
+    },
     Generated(u64),
 }
 
@@ -235,20 +240,25 @@ impl<'a> Parts<'a> {
     }
 
     fn user_mapping(&mut self, mapping: &crate::process::Mapping) -> u32 {
+        let build_id: Arc<str> = match self.builder.symbolizer.file(mapping.id) {
+            Some(info) => info.build_id.as_str().into(),
+            None => hexadecimal(&mapping.build_id).into(),
+        };
         let area = if mapping.has_file() {
-            Area::File(Arc::clone(&mapping.path), mapping.start)
+            Area::File {
+                path: Arc::clone(&mapping.path),
+                build_id: Arc::clone(&build_id),
+                start: mapping.start,
+            }
         } else {
             Area::Generated(mapping.start)
         };
-        self.add_mapping(area, |builder| Mapping {
+        self.add_mapping(area, |_| Mapping {
             start: mapping.start,
             end: mapping.end,
             file_offset: mapping.file_offset,
             file: Arc::clone(&mapping.path),
-            build_id: match builder.symbolizer.file(mapping.id) {
-                Some(info) => info.build_id.as_str().into(),
-                None => hexadecimal(&mapping.build_id).into(),
-            },
+            build_id,
             has_functions: false,
             has_filenames: false,
             has_line_numbers: false,
