@@ -3,6 +3,7 @@
 //! Functions and lines come from DWARF, which `dwarf` reads; symbol tables, and the DWARF that
 //! `dwarf` does not read, are blazesym's.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +16,7 @@ use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
 
 use super::debug_file::DebugFile;
-use super::dwarf::names::{MAX_WRITTEN_BYTES, demangle};
+use super::demangle::{Demangler, MAX_WRITTEN_BYTES};
 use super::dwarf::{self, DebugInfo, DwarfError};
 use super::file_pages::{FilePages, Held, Resident};
 use super::files::{DEBUG_STRIKES, OpenFile};
@@ -40,8 +41,8 @@ const MOST_FILE_PAGES_BYTES: u64 = 8 << 20;
 /// What blazesym may keep of a heavy file's parsed units, in bytes: it drops none by itself.
 const MOST_UNITS_BYTES: u64 = 64 << 20;
 
-/// For how long one source of names may keep us busy for one request: with the symbol table, below
-/// the five seconds that a hostile file may cost. Code that was not optimized gets more.
+/// For how long debug information may keep us busy for one request, and symbol tables after it: the
+/// core waits for twice that and some. Code that was not optimized gets more.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 8 } else { 3 });
 
 /// Why a source of names is of no use.
@@ -101,6 +102,25 @@ struct Place<'a> {
     what: &'static str,
 }
 
+/// How long one request may take, over all places.
+struct Limits {
+    debug: Patience,
+    /// Begins with the first of them.
+    symbols: OnceCell<Patience>,
+    demangler: Demangler,
+}
+
+impl Limits {
+    fn begin() -> Self {
+        let debug = Patience::of(PATIENCE);
+        Self { debug, symbols: OnceCell::new(), demangler: Demangler::default() }
+    }
+
+    fn patience(&self, place: &Place<'_>) -> &Patience {
+        if place.debug { &self.debug } else { self.symbols.get_or_init(|| Patience::of(PATIENCE)) }
+    }
+}
+
 /// Lines of addresses whose functions are not known yet.
 type Lines = HashMap<usize, dwarf::Line>;
 
@@ -127,6 +147,7 @@ impl FileNamer {
     pub(super) fn name(&mut self, svmas: &[(u64, usize)], no_inlines: bool, names: &mut NameTable) {
         let file = Arc::clone(&self.file);
         let mut lines = Lines::new();
+        let limits = Limits::begin();
         for source in self.sources(&file, no_inlines, names) {
             let unnamed: Vec<(u64, usize)> =
                 svmas.iter().copied().filter(|(_, index)| names.is_unnamed(*index)).collect();
@@ -134,7 +155,7 @@ impl FileNamer {
                 break;
             }
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                self.look_up(&source, &unnamed, &mut lines, names)
+                self.look_up(&source, &unnamed, &limits, &mut lines, names)
             }));
             let complaint = match outcome {
                 Ok(Ok(0)) => continue,
@@ -148,6 +169,10 @@ impl FileNamer {
             };
             names.warn(&format!("the {} of {} is {complaint}", source.what, self.file.path));
         }
+        if limits.demangler.has_given_up() {
+            let path = &self.file.path;
+            names.warn(&format!("names of {path} stay mangled: they take too long to demangle"));
+        }
     }
 
     /// Looks addresses up in one source; how many of them it failed on.
@@ -155,14 +180,15 @@ impl FileNamer {
         &mut self,
         place: &Place<'_>,
         svmas: &[(u64, usize)],
+        limits: &Limits,
         lines: &mut Lines,
         names: &mut NameTable,
     ) -> Result<usize, SourceError> {
-        let patience = Patience::of(PATIENCE);
+        let patience = limits.patience(place);
         if place.debug {
-            self.read_dwarf(place, &patience)?;
+            self.read_dwarf(place, patience)?;
             if let Dwarf::Read(debug_info) = &self.debug_info {
-                let failed = self.look_up_dwarf(debug_info, svmas, &patience, lines, names);
+                let failed = self.look_up_dwarf(debug_info, svmas, limits, lines, names);
                 if failed > 0 && patience.is_over() {
                     self.debug_info = Dwarf::Unread;
                     self.strike_debug(1);
@@ -173,7 +199,7 @@ impl FileNamer {
         } else {
             self.check_symbols(place, svmas.len())?;
         }
-        self.ask_blazesym(place, svmas, &patience, lines, names)
+        self.ask_blazesym(place, svmas, limits, lines, names)
     }
 
     fn read_dwarf(&mut self, place: &Place<'_>, patience: &Patience) -> Result<(), SourceError> {
@@ -228,7 +254,7 @@ impl FileNamer {
         &self,
         debug_info: &DebugInfo,
         svmas: &[(u64, usize)],
-        patience: &Patience,
+        limits: &Limits,
         lines: &mut Lines,
         names: &mut NameTable,
     ) -> usize {
@@ -250,7 +276,7 @@ impl FileNamer {
                 lines.insert(index, line);
             }
         };
-        debug_info.look_up(&addresses, patience, take, || self.pause())
+        debug_info.look_up(&addresses, &limits.debug, &limits.demangler, take, || self.pause())
     }
 
     /// Gives pages of files back, if they are too many.
@@ -266,10 +292,11 @@ impl FileNamer {
         &mut self,
         place: &Place<'_>,
         svmas: &[(u64, usize)],
-        patience: &Patience,
+        limits: &Limits,
         lines: &Lines,
         names: &mut NameTable,
     ) -> Result<usize, SourceError> {
+        let patience = limits.patience(place);
         let mut elf = Elf::new(descriptor_path(place.file));
         elf.debug_syms = place.debug;
         let source = Source::Elf(elf);
@@ -293,7 +320,9 @@ impl FileNamer {
                 let symbols = symbolizer.symbolize(&source, Input::VirtOffset(&addresses))?;
                 for (symbol, (_, index)) in symbols.iter().zip(batch) {
                     match symbol {
-                        Symbolized::Sym(symbol) => set(names, *index, symbol, lines.get(index)),
+                        Symbolized::Sym(symbol) => {
+                            set(names, *index, symbol, lines.get(index), &limits.demangler);
+                        }
                         Symbolized::Unknown(Reason::IgnoredError) => failed += 1,
                         Symbolized::Unknown(_) => {}
                     }
@@ -370,7 +399,13 @@ impl FileNamer {
 
 /// Takes a symbol over: blazesym has the function that holds the code first, then inlined ones
 /// from the outermost to the innermost. `line` is where the code is, if the symbol does not say.
-fn set(names: &mut NameTable, index: usize, symbol: &Sym<'_>, line: Option<&dwarf::Line>) {
+fn set(
+    names: &mut NameTable,
+    index: usize,
+    symbol: &Sym<'_>,
+    line: Option<&dwarf::Line>,
+    demangler: &Demangler,
+) {
     let inlined = symbol.inlined.iter().rev();
     let inlined = inlined.map(|inlined| (&inlined.name, inlined.code_info.as_ref()));
     let outermost = std::iter::once((&symbol.name, symbol.code_info.as_deref()));
@@ -384,7 +419,7 @@ fn set(names: &mut NameTable, index: usize, symbol: &Sym<'_>, line: Option<&dwar
                 }
                 None => known.unwrap_or_default(),
             };
-            (demangle(cut(name), None), file, line)
+            (demangler.demangle(cut(name), None), file, line)
         })
         .collect();
     let lines = functions.iter();

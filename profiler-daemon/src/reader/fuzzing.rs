@@ -13,6 +13,7 @@ use profiler_ebpf::unwind::walk::Walk;
 use profiler_ebpf::unwind::{Memory, Registers, Step, rule::Rule};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::demangle::Demangler;
 use super::dwarf::DebugInfo;
 use super::elf::Image;
 use super::file_pages::FilePages;
@@ -121,7 +122,7 @@ pub fn dwarf(bytes: &[u8]) {
         });
         names.set(index, lines);
     };
-    let failed = info.look_up(&svmas, &patience, take, || {});
+    let failed = info.look_up(&svmas, &patience, &Demangler::default(), take, || {});
     assert!(failed <= svmas.len());
 }
 

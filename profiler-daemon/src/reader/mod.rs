@@ -7,6 +7,7 @@ pub mod child;
 pub mod client;
 mod complaints;
 mod debug_file;
+mod demangle;
 mod dwarf;
 mod elf;
 mod file_namer;

@@ -56,7 +56,7 @@ impl Patience {
 }
 
 /// The time that this thread has run.
-fn busy() -> Duration {
+pub(super) fn busy() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = Duration::from_secs(now.tv_sec.try_into().unwrap_or_default());
     seconds + Duration::from_nanos(now.tv_nsec.try_into().unwrap_or_default())

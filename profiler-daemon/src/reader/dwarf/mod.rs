@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use gimli::{DwarfSections, EndianSlice, LittleEndian, SectionId, Unit, UnitHeader, UnitRef};
 
+use super::demangle::Demangler;
 use super::file_pages::FileBytes;
 use super::patience::{Over, Patience};
 use super::unwind::sections::Elf;
@@ -26,7 +27,7 @@ use units::Units;
 
 mod functions;
 mod lines;
-pub(super) mod names;
+mod names;
 mod units;
 
 /// What the compressed sections of a file may take together, in bytes: half of what the reader may
@@ -173,11 +174,12 @@ impl DebugInfo {
         &self,
         svmas: &[u64],
         patience: &Patience,
+        demangler: &Demangler,
         mut take: impl FnMut(usize, Place),
         mut pause: impl FnMut(),
     ) -> usize {
         let dwarf = self.sections.borrow(|section| section.bytes(&self.bytes));
-        let mut functions = Functions::new(&dwarf, &self.units, patience);
+        let mut functions = Functions::new(&dwarf, &self.units, patience, demangler);
         let Ok(found) = self.units.of(svmas, patience) else { return svmas.len() };
         let mut failed = if self.units.is_damaged() { svmas.len() - found.len() } else { 0 };
         for of_unit in found.chunk_by(|(unit, _), (other, _)| unit == other) {

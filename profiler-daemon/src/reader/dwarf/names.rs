@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt::Write;
 use std::rc::Rc;
 
 use gimli::{AttributeValue, DebugInfoOffset, DwLang, Unit, UnitOffset, UnitRef};
 
 use super::units::Units;
 use super::{Bytes, Dwarf, Patience, Result, unit};
+use crate::reader::demangle::{Demangler, MAX_WRITTEN_BYTES};
 
 /// How often an entry may refer to another for what it does not say itself.
 const MAX_REFERENCES: usize = 16;
@@ -17,14 +17,8 @@ const MAX_REFERENCES: usize = 16;
 /// Units kept that functions of other units come from.
 const MAX_OTHER_UNITS: usize = 8;
 
-/// The longest name taken as it is written, in bytes.
-pub(in crate::reader) const MAX_WRITTEN_BYTES: usize = 16 << 10;
-
 /// Bytes of a string that going over them counts as one step.
 const BYTES_PER_STEP: usize = 64;
-
-/// The longest demangled name, in bytes: mangling is a compression, and its author may be hostile.
-const MAX_DEMANGLED_BYTES: usize = 16 << 10;
 
 /// A function's name, and where it begins.
 #[derive(Clone, Debug)]
@@ -40,6 +34,7 @@ pub(super) struct Functions<'s, 'a> {
     dwarf: &'s Dwarf<'a>,
     units: &'s Units,
     patience: &'s Patience,
+    demangler: &'s Demangler,
     known: HashMap<DebugInfoOffset, Function>,
     others: HashMap<u32, Unit<Bytes<'a>>>,
 }
@@ -55,8 +50,13 @@ struct Said<'a> {
 
 impl<'s, 'a> Functions<'s, 'a> {
     /// None is known yet.
-    pub(super) fn new(dwarf: &'s Dwarf<'a>, units: &'s Units, patience: &'s Patience) -> Self {
-        Self { dwarf, units, patience, known: HashMap::new(), others: HashMap::new() }
+    pub(super) fn new(
+        dwarf: &'s Dwarf<'a>,
+        units: &'s Units,
+        patience: &'s Patience,
+        demangler: &'s Demangler,
+    ) -> Self {
+        Self { dwarf, units, patience, demangler, known: HashMap::new(), others: HashMap::new() }
     }
 
     /// The function of an entry, which may be one of an inlined function.
@@ -71,7 +71,7 @@ impl<'s, 'a> Functions<'s, 'a> {
         // What an entry says counts, even if what it refers to is damaged.
         let _ = self.collect(unit, entry, &mut said);
         let name = match (said.linkage_name, said.name) {
-            (Some(mangled), _) => demangle(&text(mangled), said.language),
+            (Some(mangled), _) => self.demangler.demangle(&text(mangled), said.language),
             (None, Some(name)) => text(name).into_owned(),
             (None, None) => String::new(),
         };
@@ -188,48 +188,4 @@ fn language(unit: UnitRef<'_, Bytes<'_>>, patience: &Patience) -> Result<Option<
 fn text(bytes: Bytes<'_>) -> Cow<'_, str> {
     let bytes = bytes.slice();
     String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_WRITTEN_BYTES)])
-}
-
-/// The name as its author wrote it, or as it is if it is not mangled.
-pub(in crate::reader) fn demangle(mangled: &str, language: Option<DwLang>) -> String {
-    let is_rust = language == Some(gimli::DW_LANG_Rust);
-    let is_cpp = matches!(
-        language,
-        Some(
-            gimli::DW_LANG_C_plus_plus
-                | gimli::DW_LANG_C_plus_plus_03
-                | gimli::DW_LANG_C_plus_plus_11
-                | gimli::DW_LANG_C_plus_plus_14
-                | gimli::DW_LANG_C_plus_plus_17
-                | gimli::DW_LANG_C_plus_plus_20
-        )
-    );
-    let mut name = Bounded(String::new());
-    if !is_cpp
-        && let Ok(rust) = rustc_demangle::try_demangle(mangled)
-        && write!(name, "{rust:#}").is_ok()
-    {
-        return name.0;
-    }
-    name.0.clear();
-    if !is_rust
-        && let Ok(cpp) = cpp_demangle::Symbol::new(mangled)
-        && cpp.structured_demangle(&mut name, &cpp_demangle::DemangleOptions::default()).is_ok()
-    {
-        return name.0;
-    }
-    mangled.to_owned()
-}
-
-/// A string that grows to [`MAX_DEMANGLED_BYTES`] at most.
-struct Bounded(String);
-
-impl Write for Bounded {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        if self.0.len() + text.len() > MAX_DEMANGLED_BYTES {
-            return Err(std::fmt::Error);
-        }
-        self.0.push_str(text);
-        Ok(())
-    }
 }

@@ -54,7 +54,7 @@ fn ours(debug_info: &DebugInfo, addresses: &[u64]) -> HashMap<u64, Shown> {
         });
         places.insert(addresses[index], frames.collect());
     };
-    assert_eq!(debug_info.look_up(addresses, &forever(), take, || {}), 0);
+    assert_eq!(debug_info.look_up(addresses, &forever(), &Demangler::default(), take, || {}), 0);
     places
 }
 
@@ -130,7 +130,8 @@ fn damage_gives_errors_and_never_panics() {
             dwarf.unit(header)?.line_program.map_or(0, |program| program.header().offset().0),
         ];
         let patience = forever();
-        let mut functions = Functions::new(&dwarf, &whole.units, &patience);
+        let demangler = Demangler::default();
+        let mut functions = Functions::new(&dwarf, &whole.units, &patience, &demangler);
         places(&dwarf, header, &addresses, &mut functions, &patience).map(|_| starts)
     };
     let starts = look(&copies).unwrap();

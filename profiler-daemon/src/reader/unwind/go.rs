@@ -7,6 +7,8 @@
 
 use profiler_ebpf::unwind::rule::{Rule, cfa, saved};
 
+use super::UnwindError;
+use super::cfi::Work;
 use super::machine::Machine;
 use super::parts::{Part, Source};
 use super::roots::before;
@@ -21,6 +23,9 @@ const MAKE_FRAME: [u8; 4] = [PUSH_RBP, 0x48, 0x89, 0xe5];
 /// How far into a function the stack is switched at most, in bytes: all that do it are short.
 const MAX_SWITCH_BYTES: usize = 512;
 
+/// Bytes of a function that looking for that counts as one step.
+const BYTES_PER_STEP: usize = 8;
+
 /// Offset of `sched.sp` in the runtime's `g`.
 const SCHED_SP: u8 = 0x38;
 
@@ -29,36 +34,45 @@ const SCHED_SP: u8 = 0x38;
 const IN_FRAME: Rule =
     Rule { offset: 16, fp: saved::AT_CFA, fp_offset: -16, ..Rule::only(cfa::FP) };
 
-/// Adds what is known of a function of Go's runtime by its name.
-pub(super) fn root(
-    elf: &Elf<'_>,
-    symbol: &Symbol<'_>,
-    name: &[u8],
-    end: u64,
-    above: &mut Vec<Part>,
-) {
-    let start = symbol.svma;
-    let mut add = |start, end, rule| above.push(Part { start, end, source: Source::Fixed(rule) });
-    let name = name.strip_suffix(b".abi0").unwrap_or(name);
-    match name {
-        // A goroutine's first function returns into goexit; to threads, mstart is the same.
-        b"runtime.goexit" | b"runtime.mstart" | b"runtime.rt0_go" => add(start, end, Rule::END),
-        // Not `_rt0_amd64_linux_lib`, which the dynamic linker calls.
-        name if name.starts_with(b"_rt0_") && !name.ends_with(b"_lib") => {
-            add(start, end, Rule::END);
-        }
-        b"runtime.sigreturn" | b"runtime.sigreturn__sigaction" => {
-            add(before(elf.machine, symbol), end, Rule::SIGNAL);
-        }
-        _ if elf.machine != Machine::X86_64 => {}
-        // They go over to the thread's own stack and never come back: what they call there is
-        // outermost.
-        b"runtime.mcall" | b"runtime.morestack" => {
-            if let Some(switch) = stack_switch(elf.code_at(start, end)) {
-                add(start.saturating_add(switch), end, Rule::END);
+/// What a function of Go's runtime is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing has called it.
+    Outermost,
+    /// What a signal handler returns into.
+    Signal,
+    /// It goes over to the thread's own stack and never comes back: what it calls there is
+    /// outermost.
+    Switch,
+}
+
+impl Known {
+    /// What a symbol's name says.
+    pub(super) fn of(machine: Machine, name: &[u8]) -> Option<Self> {
+        match name.strip_suffix(b".abi0").unwrap_or(name) {
+            // A goroutine's first function returns into goexit; to threads, mstart is the same.
+            b"runtime.goexit" | b"runtime.mstart" | b"runtime.rt0_go" => Some(Self::Outermost),
+            // Not `_rt0_amd64_linux_lib`, which the dynamic linker calls.
+            name if name.starts_with(b"_rt0_") && !name.ends_with(b"_lib") => Some(Self::Outermost),
+            b"runtime.sigreturn" | b"runtime.sigreturn__sigaction" => Some(Self::Signal),
+            b"runtime.mcall" | b"runtime.morestack" if machine == Machine::X86_64 => {
+                Some(Self::Switch)
             }
+            _ => None,
         }
-        _ => {}
+    }
+
+    /// The part of the function that has a rule of its own, if the code shows it.
+    pub(super) fn part(self, elf: &Elf<'_>, symbol: &Symbol<'_>, end: u64) -> Option<Part> {
+        let (start, rule) = match self {
+            Self::Outermost => (symbol.svma, Rule::END),
+            Self::Signal => (before(elf.machine, symbol), Rule::SIGNAL),
+            Self::Switch => {
+                let switch = stack_switch(elf.code_at(symbol.svma, end))?;
+                (symbol.svma.saturating_add(switch), Rule::END)
+            }
+        };
+        Some(Part { start, end, source: Source::Fixed(rule) })
     }
 }
 
@@ -81,11 +95,17 @@ pub(super) struct Prologue<'a> {
 }
 
 impl<'a> Prologue<'a> {
-    pub(super) fn new(elf: &Elf<'a>, part: &Part) -> Self {
+    /// # Errors
+    ///
+    /// As [`Work::spend`].
+    pub(super) fn new(elf: &Elf<'a>, part: &Part, work: &mut Work) -> Result<Self, UnwindError> {
         let code = elf.code_at(part.start, part.end);
         let is_framed = code.starts_with(&MAKE_FRAME);
+        if is_framed {
+            work.spend((code.len().min(MAX_SWITCH_BYTES) / BYTES_PER_STEP) as u64)?;
+        }
         let switches_stacks = is_framed && stack_switch(code).is_some();
-        Self { start: part.start, code, has_pushed: false, switches_stacks }
+        Ok(Self { start: part.start, code, has_pushed: false, switches_stacks })
     }
 
     /// Adds to a row what the function's code shows: the rule in its place, and one that follows
@@ -111,6 +131,18 @@ impl<'a> Prologue<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn functions_of_the_runtime_are_known_by_their_names() {
+        let known = |name: &[u8]| Known::of(Machine::X86_64, name);
+        assert_eq!(known(b"runtime.goexit.abi0"), Some(Known::Outermost));
+        assert_eq!(known(b"_rt0_amd64_linux"), Some(Known::Outermost));
+        assert_eq!(known(b"_rt0_amd64_linux_lib"), None);
+        assert_eq!(known(b"runtime.sigreturn"), Some(Known::Signal));
+        assert_eq!(known(b"runtime.mcall"), Some(Known::Switch));
+        assert_eq!(Known::of(Machine::Aarch64, b"runtime.mcall"), None);
+        assert_eq!(known(b"main.main"), None);
+    }
 
     #[test]
     fn the_instruction_that_switches_stacks_is_found() {

@@ -182,7 +182,8 @@ pub fn build(elf: &[u8]) -> Result<UnwindTable, UnwindError> {
             }
             Source::DebugFrame(offset) => {
                 if let Some(cfi) = &mut debug_frame {
-                    let prologue = is_go.then(|| Prologue::new(&elf, part));
+                    let prologue =
+                        is_go.then(|| Prologue::new(&elf, part, &mut work)).transpose()?;
                     let mut sink = Within { part, rows: &mut rows, prologue };
                     cfi.evaluate(offset, machine, &mut sink, &mut work)?;
                 }

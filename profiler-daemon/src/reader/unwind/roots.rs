@@ -2,7 +2,7 @@
 
 use profiler_ebpf::unwind::rule::{Rule, cfa};
 
-use super::go;
+use super::go::Known;
 use super::machine::Machine;
 use super::parts::{Part, Source};
 use super::sections::{Elf, Symbol};
@@ -11,7 +11,7 @@ use super::v8;
 /// How far a function without a stated size is taken to reach, in bytes.
 const UNSIZED_BYTES: u64 = 64;
 
-/// The most functions that are taken by their symbols.
+/// The most functions that are looked at because of their symbols.
 const MAX_ROOTS: usize = 1_024;
 
 /// What symbols say.
@@ -27,8 +27,11 @@ pub(super) struct Roots {
 pub(super) fn find(elf: &Elf<'_>) -> Roots {
     let mut roots = Roots::default();
     let is_go = elf.is_go();
+    // Counted whether or not their code shows what it should: a hostile file has millions that do
+    // not, and each look goes over hundreds of bytes.
+    let mut of_go = 0;
     elf.for_each_function(|symbol| {
-        if roots.above.len() + roots.below.len() >= MAX_ROOTS {
+        if of_go + roots.below.len() >= MAX_ROOTS {
             return;
         }
         let end = |size| symbol.svma.saturating_add(size).min(elf.code_end(symbol.svma));
@@ -46,7 +49,12 @@ pub(super) fn find(elf: &Elf<'_>) -> Roots {
             name if name.starts_with(v8::PREFIX) => {
                 v8::root(elf.machine, &symbol, end(symbol.size), &mut roots.below);
             }
-            name if is_go => go::root(elf, &symbol, name, end(symbol.size), &mut roots.above),
+            name if is_go => {
+                if let Some(known) = Known::of(elf.machine, name) {
+                    of_go += 1;
+                    roots.above.extend(known.part(elf, &symbol, end(symbol.size)));
+                }
+            }
             _ => {}
         }
     });
