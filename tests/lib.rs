@@ -22,6 +22,9 @@ pub mod programs;
 #[path = "harness/rprofd.rs"]
 pub mod rprofd;
 
+#[path = "harness/serve.rs"]
+pub mod serve;
+
 pub use self::{
     dir::TestDir,
     pprof::Profile,

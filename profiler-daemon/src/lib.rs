@@ -18,6 +18,8 @@ pub mod reader;
 pub mod recorder;
 pub mod rights;
 pub mod run;
+pub mod serve;
+pub mod server;
 pub mod sudo;
 pub mod symbolize;
 pub mod targets;

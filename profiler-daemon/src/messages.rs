@@ -14,12 +14,12 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::cli::{LogFormat, Options};
+use crate::cli::LogFormat;
 
 /// Lets messages go to standard error: warnings, with `-v` information and times, with `-vv`
 /// everything of ours.
-pub fn to_stderr(options: &Options) {
-    let level = match (options.quiet, options.verbose) {
+pub fn to_stderr(quiet: bool, verbose: u8, format: LogFormat) {
+    let level = match (quiet, verbose) {
         (true, _) => "error",
         (_, 0) => "warn",
         (_, 1) => "warn,profiler_daemon=info",
@@ -32,11 +32,11 @@ pub fn to_stderr(options: &Options) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(level)
         .with_writer(io::stderr)
-        .with_target(options.verbose > 1)
+        .with_target(verbose > 1)
         .with_ansi(colors);
-    match options.log_format {
+    match format {
         LogFormat::Json => log.json().init(),
-        LogFormat::Text if options.verbose == 0 => log.event_format(Plain).init(),
+        LogFormat::Text if verbose == 0 => log.event_format(Plain).init(),
         LogFormat::Text if journald => log.without_time().init(),
         LogFormat::Text => log.init(),
     }

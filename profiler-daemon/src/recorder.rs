@@ -6,6 +6,7 @@ mod attribution;
 mod caution;
 mod changes;
 mod clock;
+pub mod collections;
 pub mod control;
 mod copies;
 mod error;
@@ -37,6 +38,8 @@ use crate::{
     unwind::{Tables, cache::Cache},
 };
 use account::Account;
+use collections::Collections;
+pub use collections::{Request, Scope};
 pub use control::{Control, News, Order};
 use copies::Copies;
 pub use error::RecordError;
@@ -45,7 +48,7 @@ use mappings::Waiting;
 use pressure::Pressure;
 pub use settings::Settings;
 use throttle::Throttle;
-use windows::Windows;
+
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {copies::return_address, mappings::bias};
 
@@ -92,7 +95,7 @@ pub struct Recorder {
     queue: VecDeque<(Sample, Option<Box<StackCopy>>)>,
     copies: Copies,
     raw: RawStacks,
-    windows: Windows,
+    collections: Collections,
     /// All samples from before this time are attributed, or wait for unwind tables.
     attributed_ns: u64,
     fetched: Instant,
@@ -102,6 +105,7 @@ pub struct Recorder {
     pressure: Pressure,
     account: Account,
     stopping: bool,
+    is_off: bool,
     skip_names: bool,
     kernel_build_id: Arc<str>,
     latencies: Latencies,
@@ -131,6 +135,7 @@ impl Recorder {
         };
         let mut sampler = Sampler::new(kernel::Settings {
             hertz: settings.hertz,
+            most_hertz: settings.most_hertz,
             event: settings.event,
             mode,
             follow: filter.follow,
@@ -161,6 +166,7 @@ impl Recorder {
         if let Some(pid) = settings.becomes_command {
             table.becomes_command(pid);
         }
+        let collections = Collections::new(settings.hertz);
         let mut recorder = Self {
             settings,
             sampler,
@@ -176,7 +182,7 @@ impl Recorder {
             queue: VecDeque::new(),
             copies: Copies::default(),
             raw: RawStacks::default(),
-            windows: Windows::new(),
+            collections,
             attributed_ns: 0,
             fetched: Instant::now(),
             withdrew: Instant::now(),
@@ -185,6 +191,7 @@ impl Recorder {
             pressure: Pressure::new(),
             account: Account::default(),
             stopping: false,
+            is_off: false,
             skip_names: false,
             kernel_build_id: clock::kernel_build_id().into(),
             latencies: Latencies::new(),
@@ -226,7 +233,8 @@ impl Recorder {
         self.followed = Instant::now();
         let moves = self.sampler.follow_cpus()?;
         for cpu in moves.gone {
-            tracing::info!("CPU {cpu} went offline");
+            let why = if self.is_off { "is not sampled any more" } else { "went offline" };
+            tracing::info!("CPU {cpu} {why}");
         }
         if !moves.came.is_empty() {
             tracing::info!("sampling CPUs that came online: {:?}", moves.came);
@@ -265,7 +273,7 @@ impl Recorder {
         }
         self.sampler.enable()?;
         self.latencies.begin();
-        self.windows.begin();
+        self.collections.begin();
         tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.settings.hertz);
         self.control.tell(News::Started);
         loop {
@@ -281,9 +289,12 @@ impl Recorder {
             }
             if let Some(window) = self.settings.window
                 && !self.stopping
-                && self.windows.is_due(window)
+                && self.collections.is_window_due(window)
             {
                 self.close_window()?;
+            }
+            if !self.stopping {
+                self.end_requests()?;
             }
             self.hand_out();
             if self.withdrew.elapsed() >= WITHDRAW {
@@ -292,7 +303,7 @@ impl Recorder {
             if self.followed.elapsed() >= FOLLOW && !self.stopping {
                 self.follow_machine()?;
             }
-            if self.stopping && self.windows.are_handed_out() {
+            if self.stopping && !self.collections.is_any_ending() {
                 break;
             }
         }
@@ -307,7 +318,8 @@ impl Recorder {
         } else if self.stopping {
             Duration::from_millis(5)
         } else {
-            FETCH.saturating_sub(self.fetched.elapsed())
+            let fetch = FETCH.saturating_sub(self.fetched.elapsed());
+            self.collections.next_end().map_or(fetch, |end| end.min(fetch))
         };
         let timeout = rustix::time::Timespec::try_from(timeout)
             .unwrap_or(rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 });
@@ -328,6 +340,18 @@ impl Recorder {
                 Order::Stop if !self.stopping => self.stop()?,
                 Order::Stop => {}
                 Order::SkipNames => self.skip_names = true,
+                Order::Record(request) if !self.stopping => self.begin_request(*request)?,
+                // Whoever waits for it hears that it is gone.
+                Order::Record(_) => {}
+                Order::Off(off) => {
+                    self.sampler.set_off(off);
+                    self.is_off = off;
+                    self.follow_machine()?;
+                }
+                Order::List(reply) => {
+                    let there = self.table.lives().filter(|life| life.is_there());
+                    let _ = reply.send(there.map(|life| Arc::clone(&life.process)).collect());
+                }
             }
         }
         Ok(())
@@ -379,7 +403,7 @@ impl Recorder {
     }
 
     fn serve_reader(&mut self) -> Result<(), RecordError> {
-        let urgent = !self.windows.are_handed_out();
+        let urgent = self.collections.is_any_ending();
         for info in self.symbolizer.poll(urgent) {
             self.table.describe(&info);
         }

@@ -42,6 +42,9 @@ pub enum RunError {
     /// The command could not be started.
     #[error("cannot start a process for the command: {0}")]
     Command(io::Error),
+    /// The server does not start.
+    #[error(transparent)]
+    Server(#[from] crate::server::ServerError),
     /// A pattern is wrong.
     #[error("the unit's name is no pattern: {0}")]
     Unit(String),
@@ -114,6 +117,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     };
     let settings = crate::recorder::Settings {
         hertz: options.frequency,
+        most_hertz: options.frequency,
         event: options.event.into(),
         filter,
         becomes_command: waiting.as_ref().map(Waiting::id),
@@ -127,7 +131,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         log: options.verbose > 1,
         ignore_defects: options.ignore_defects,
         started,
-        comments: comments(&options),
+        comments: comments(),
     };
     let (recording, orders, mut news) = spawn(settings)?;
     let progress = Progress::new(&options);
@@ -216,7 +220,7 @@ async fn ended(command: &mut Option<command::Running>) -> u8 {
 
 /// Starts the recording on a thread of its own.
 #[expect(clippy::type_complexity, reason = "the three ends of one thing, taken apart at once")]
-fn spawn(
+pub(crate) fn spawn(
     settings: crate::recorder::Settings,
 ) -> Result<
     (std::thread::JoinHandle<Result<(), RecordError>>, Orders, UnboundedReceiver<News>),
@@ -390,12 +394,12 @@ fn output_settings(options: &Options, start: SystemTime, owner: &Owner) -> files
     }
 }
 
-fn comments(options: &Options) -> Vec<String> {
+/// What the profiles of a recording say of where they are from.
+pub fn comments() -> Vec<String> {
     let system = rustix::system::uname();
     vec![
         format!("rprofd={}", env!("CARGO_PKG_VERSION")),
         format!("host={}", system.nodename().to_string_lossy()),
         format!("kernel={}", system.release().to_string_lossy()),
-        format!("frequency_hz={}", options.frequency),
     ]
 }

@@ -172,9 +172,14 @@ impl Started {
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> Finished {
+    pub fn wait(self) -> Finished {
+        self.wait_at_most(LIMIT.max(Duration::from_secs(300)))
+    }
+
+    /// Waits for its end; one that does not come in this time is a failure.
+    pub fn wait_at_most(mut self, time: Duration) -> Finished {
         let lines = self.lines.take().expect("standard error is piped");
-        let deadline = Instant::now() + LIMIT.max(Duration::from_secs(300));
+        let deadline = Instant::now() + time;
         // Ends when the last process that holds standard error does: core and reader.
         while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {

@@ -35,8 +35,8 @@ fn wrong_options_exit_2() {
 #[test]
 fn commands_to_come_say_so() {
     let dir = TestDir::new("cli-planned");
-    let run = Rprofd::new(&dir).args(["serve", "--listen", "127.0.0.1:1"]).run().expect_code(2);
-    assert!(run.stderr.starts_with("error: `rprofd serve` is not there yet"), "{}", run.stderr);
+    let run = Rprofd::new(&dir).args(["view", "profiles"]).run().expect_code(2);
+    assert!(run.stderr.starts_with("error: `rprofd view` is not there yet"), "{}", run.stderr);
     assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
 }
 

@@ -269,6 +269,7 @@ fn sampling() -> Finding {
     const WHAT: &str = "sampling";
     let settings = kernel::Settings {
         hertz: USUAL_HERTZ,
+        most_hertz: USUAL_HERTZ,
         event: Event::CpuClock,
         mode: profiler_ebpf::targets::Mode::Listed,
         follow: Filter::default().follow,

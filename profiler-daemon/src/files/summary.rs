@@ -164,6 +164,7 @@ impl Summary {
             comm: Arc::clone(&process.comm),
             exe: empty(),
             cmdline: empty(),
+            viewer_uid: 0,
             cgroup: empty(),
         })
     }

@@ -30,11 +30,15 @@ pub(super) struct CpuSet {
     event: Event,
     hertz: u64,
     enabled: bool,
+    /// No CPU is sampled, for now.
+    off: bool,
     each: Vec<CpuEvents>,
     /// What was counted by clocks that are gone, less the idle time of their CPUs.
     gone_ns: u64,
     /// Side-band records that found no room in rings that are gone.
     gone_lost: u64,
+    /// Samples that were to be taken at rates before this one, and what CPUs had been busy then.
+    before: (u64, u64),
     looks: u32,
 }
 
@@ -56,9 +60,11 @@ impl CpuSet {
             event,
             hertz,
             enabled: false,
+            off: false,
             each: Vec::new(),
             gone_ns: 0,
             gone_lost: 0,
+            before: (0, 0),
             looks: 0,
         };
         for cpu in cpus::online()? {
@@ -116,6 +122,12 @@ impl CpuSet {
         self.each.iter().try_for_each(|events| events.clock.disable())
     }
 
+    /// From the next [`Self::follow`] on, no CPU is sampled and all events are closed; or CPUs are
+    /// sampled again.
+    pub(super) fn set_off(&mut self, off: bool) {
+        self.off = off;
+    }
+
     /// The rings with side-band records.
     pub(super) fn rings(&mut self) -> impl Iterator<Item = &mut Ring> {
         self.each.iter_mut().map(|events| &mut events.ring)
@@ -137,8 +149,25 @@ impl CpuSet {
             return Ok(0);
         }
         self.look_at_clocks()?;
-        let busy_ns: u64 = self.each.iter().map(CpuEvents::busy_ns).sum();
-        Ok((self.gone_ns + busy_ns) / period_ns(self.hertz))
+        let (samples, until_ns) = self.before;
+        Ok(samples + self.busy_ns().saturating_sub(until_ns) / period_ns(self.hertz))
+    }
+
+    /// How long CPUs were busy, as far as it was looked at.
+    fn busy_ns(&self) -> u64 {
+        self.gone_ns + self.each.iter().map(CpuEvents::busy_ns).sum::<u64>()
+    }
+
+    /// Samples at another rate from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`]; CPUs may then differ.
+    pub(super) fn set_rate(&mut self, hertz: u64) -> Result<(), KernelError> {
+        let samples = self.expected()?;
+        self.before = (samples, self.busy_ns());
+        self.hertz = hertz;
+        self.each.iter().try_for_each(|events| events.clock.set_rate(self.event, hertz))
     }
 
     /// Side-band records that found no room, whether a later record said so or not.
@@ -181,7 +210,7 @@ impl CpuSet {
     /// [`KernelError`] where the list of CPUs cannot be read, or a CPU's events cannot be opened for
     /// another reason than that it is offline again.
     pub(super) fn follow(&mut self, program: BorrowedFd<'_>) -> Result<Moves, KernelError> {
-        let online = cpus::online()?;
+        let online = if self.off { Vec::new() } else { cpus::online()? };
         let mut gone: Vec<u32> =
             self.each.iter().map(|it| it.cpu).filter(|cpu| !online.contains(cpu)).collect();
         self.looks += 1;

@@ -104,6 +104,18 @@ impl PerfEvent {
         if result < 0 { Err(KernelError::last("ioctl(PERF_EVENT_IOC_ENABLE)")) } else { Ok(()) }
     }
 
+    /// Samples at another rate from now on, whether it is enabled or not.
+    pub(super) fn set_rate(&self, event: Event, hertz: u64) -> Result<(), KernelError> {
+        let mut value = match event {
+            Event::CpuClock => period_ns(hertz),
+            Event::Cycles => hertz,
+        };
+        // SAFETY: the descriptor is open; the call reads the value behind the pointer, which lives
+        // through it. (The declaration of it calls the pointer a number.)
+        let result = unsafe { ioctls::PERIOD(self.0.as_raw_fd(), &raw mut value as u64) };
+        if result < 0 { Err(KernelError::last("ioctl(PERF_EVENT_IOC_PERIOD)")) } else { Ok(()) }
+    }
+
     /// Stops counting and sampling.
     pub(super) fn disable(&self) -> Result<(), KernelError> {
         // SAFETY: the descriptor is open.

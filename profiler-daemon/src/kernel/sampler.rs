@@ -18,7 +18,6 @@ use super::{
     cpus,
     error::from_aya,
     object::{Load, Object},
-    perf::period_ns,
     ranges::RangeMap,
     side_band::What,
     stack_copy::StackCopy,
@@ -33,6 +32,8 @@ const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
 pub struct Settings {
     /// Samples per second and CPU, in Hz.
     pub hertz: u64,
+    /// The most that [`Sampler::set_rate`] will ask for.
+    pub most_hertz: u64,
     /// What makes a CPU take a sample.
     pub event: Event,
     /// What is done with processes that no [`Sampler::set_target`] spoke of.
@@ -98,7 +99,6 @@ pub struct Sampler {
     cpus: CpuSet,
     /// Side-band records of CPUs that have just come online are missing.
     has_gaps: bool,
-    settings: Settings,
     epoch: u32,
     seed: u64,
     ring_bytes: u32,
@@ -120,7 +120,7 @@ impl Sampler {
             ..btf::offsets()?
         };
         raise_memory_lock();
-        let ring_bytes = ring_bytes(cpus::online()?.len(), settings.hertz);
+        let ring_bytes = ring_bytes(cpus::online()?.len(), settings.most_hertz);
         let object =
             Object::load(&Load { config, ring_bytes, cpus: cpus::possible()?, log: settings.log })?;
         let ranges = RangeMap::new(&object.ranges)?;
@@ -133,7 +133,6 @@ impl Sampler {
             tables,
             cpus,
             has_gaps: false,
-            settings,
             epoch: 0,
             seed: config.seed,
             ring_bytes,
@@ -159,6 +158,11 @@ impl Sampler {
         self.cpus.count()
     }
 
+    /// Closes all events, or opens them again: at the next [`Self::follow_cpus`].
+    pub fn set_off(&mut self, off: bool) {
+        self.cpus.set_off(off);
+    }
+
     /// Looks for CPUs that went offline or came online; from here on those that came are sampled.
     /// Their [`Self::side_band_fds`] are new.
     pub fn follow_cpus(&mut self) -> Result<Moves, KernelError> {
@@ -167,9 +171,13 @@ impl Sampler {
         Ok(moves)
     }
 
-    /// Nanoseconds between two samples of a CPU.
-    pub fn period_ns(&self) -> u64 {
-        period_ns(self.settings.hertz)
+    /// Samples at another rate from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`]; CPUs may then differ.
+    pub fn set_rate(&mut self, hertz: u64) -> Result<(), KernelError> {
+        self.cpus.set_rate(hertz)
     }
 
     /// Becomes readable at each side-band record.

@@ -111,6 +111,7 @@ impl Table {
             exe: "".into(),
             cmdline: "".into(),
             cgroup: "".into(),
+            viewer_uid: 0,
         };
         let ends = |end: &(u32, u64)| from_ns > 0 && end.0 == pid && end.1 >= from_ns;
         let early_end = self.early_ends.iter().position(ends);

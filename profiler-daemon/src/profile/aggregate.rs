@@ -7,7 +7,7 @@ use std::{
 
 use profiler_ebpf::{record, unwind::Outcome};
 
-use super::Outcomes;
+use super::{Outcomes, frame::KERNEL_START};
 use crate::process::{ImageRef, LifeId, Mapping, MappingId, Mappings};
 
 /// Where code is.
@@ -215,23 +215,8 @@ impl Aggregate {
                 Some(frames) => {
                     for (depth, &avma) in frames.iter().enumerate() {
                         let avma = avma.saturating_sub(u64::from(depth > 0));
-                        let mapping = mappings.and_then(|m| m.find(avma, sample.time_ns));
-                        let code = match mapping {
-                            None => {
-                                *covered = false;
-                                Code::Unmapped(image.life)
-                            }
-                            Some(mapping) => {
-                                self.mappings
-                                    .entry(mapping.id)
-                                    .or_insert_with(|| Arc::clone(mapping));
-                                if mapping.has_file() {
-                                    Code::File(mapping.id)
-                                } else {
-                                    Code::Generated(image.life, mapping.id)
-                                }
-                            }
-                        };
+                        let code = self.user_code(image.life, avma, mappings, sample.time_ns);
+                        *covered &= !matches!(code, Code::Unmapped(_));
                         stack.push(self.place(Place { code, avma }));
                     }
                 }
@@ -243,6 +228,46 @@ impl Aggregate {
             stack.push(self.place(Place { code: Code::Lost, avma: 0 }));
         }
         (self.stack(stack), whole)
+    }
+
+    /// What an address of a process is in.
+    fn user_code(
+        &mut self,
+        life: LifeId,
+        avma: u64,
+        mappings: Option<&Mappings>,
+        time_ns: u64,
+    ) -> Code {
+        let Some(mapping) = mappings.and_then(|mappings| mappings.find(avma, time_ns)) else {
+            return Code::Unmapped(life);
+        };
+        self.mappings.entry(mapping.id).or_insert_with(|| Arc::clone(mapping));
+        if mapping.has_file() { Code::File(mapping.id) } else { Code::Generated(life, mapping.id) }
+    }
+
+    /// Adds addresses of a process that are to be named, as one stack: no sample of it was taken.
+    pub fn add_addresses(
+        &mut self,
+        life: LifeId,
+        avmas: &[u64],
+        mappings: Option<&Mappings>,
+        time_ns: u64,
+    ) {
+        let stack = avmas
+            .iter()
+            .map(|&avma| {
+                let code = if avma >= KERNEL_START {
+                    Code::Kernel
+                } else {
+                    self.user_code(life, avma, mappings, time_ns)
+                };
+                self.place(Place { code, avma })
+            })
+            .collect();
+        let stack = self.stack(stack);
+        let thread = self.thread([0; 16]);
+        self.counts.insert(Key { life, stack, tid: 0, thread }, 0);
+        self.outcomes.entry(life).or_default();
     }
 
     fn place(&mut self, place: Place) -> u32 {

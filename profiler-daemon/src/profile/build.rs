@@ -100,6 +100,7 @@ impl Builder<'_> {
                 exe: "".into(),
                 cmdline: "".into(),
                 cgroup: "".into(),
+                viewer_uid: 0,
             }),
         }
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{Location, Mapping, Profile};
 
 /// First address of the kernel's half, on both architectures.
-const KERNEL_START: u64 = 1 << 63;
+pub(super) const KERNEL_START: u64 = 1 << 63;
 
 /// What stands for the program in a profile of everything.
 pub(super) const HOST: &str = "[host]";

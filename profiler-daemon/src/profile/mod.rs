@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod build;
+pub mod command_line;
 pub mod frame;
 pub mod merge;
 pub mod pprof;
@@ -118,10 +119,12 @@ pub struct Process {
     pub comm: Arc<str>,
     /// Path of its executable; empty if unknown.
     pub exe: Arc<str>,
-    /// Its arguments joined by spaces; empty if unknown.
+    /// Its arguments with a NUL between two; empty if unknown.
     pub cmdline: Arc<str>,
     /// Its cgroup's path; empty if unknown.
     pub cgroup: Arc<str>,
+    /// The user who may look at it beside root; 0 if unknown.
+    pub viewer_uid: u32,
 }
 
 /// A part of an address space.

@@ -159,7 +159,7 @@ fn header(profile: &Profile, strings: &mut Strings) -> proto::Profile {
 fn comments(profile: &Profile) -> Vec<String> {
     let command_line = match &*profile.processes {
         [process] if !process.cmdline.is_empty() => {
-            Some(format!("command_line={}", process.cmdline))
+            Some(format!("command_line={}", process.cmdline.replace('\0', " ")))
         }
         _ => None,
     };

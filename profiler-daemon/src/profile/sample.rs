@@ -36,6 +36,7 @@ pub(crate) fn process(pid: u32, comm: &str) -> Arc<Process> {
         exe: format!("/usr/bin/{comm}").into(),
         cmdline: format!("{comm} --serve").into(),
         cgroup: "/system.slice/web.service".into(),
+        viewer_uid: 1000,
     })
 }
 

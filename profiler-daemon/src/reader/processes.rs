@@ -14,6 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::name_table::clean_bytes;
 use super::protocol::{MappingInfo, ProcessInfo};
+use crate::profile::command_line::redacted;
 
 /// The most bytes read of `maps`.
 const MAX_MAPS_BYTES: u64 = 64 << 20;
@@ -172,15 +173,24 @@ impl Directory {
             comm: clean_bytes(comm, MAX_COMM_BYTES),
             // The process may hold its mm's lock for ever, or map its arguments from a file that
             // never answers: that is what this reader is expendable for.
-            cmdline: self.read("cmdline", MAX_TEXT_BYTES as u64).map(join).unwrap_or_default(),
+            cmdline: self.read("cmdline", MAX_TEXT_BYTES as u64).map(shown).unwrap_or_default(),
             exe,
             cgroup: cgroup_path(&cgroup),
             uid: status.effective_uid,
+            viewer_uid: self.viewer_uid(&status),
             inner_pid: status.inner_pid,
             read_from_ns,
             read_to_ns: 0,
             mappings: Vec::new(),
         })
+    }
+
+    /// The user who may look at it: `ptrace` asks for the same (`__ptrace_may_access`,
+    /// `kernel/ptrace.c`). Files of what must not be dumped belong to root.
+    fn viewer_uid(&self, status: &Status) -> u32 {
+        let owner = rustix::fs::fstat(&self.fd).map_or(0, |stat| stat.st_uid);
+        let is_plain = status.has_one_user && !status.has_capabilities;
+        if is_plain && owner == status.effective_uid { owner } else { 0 }
     }
 
     fn read_mappings(&self, process: &mut ProcessInfo) -> Result<(), ProcessError> {
@@ -224,12 +234,17 @@ impl Stat {
 struct Status {
     tgid: u32,
     effective_uid: u32,
+    /// Its real, effective, saved and file system user ids are one.
+    has_one_user: bool,
+    /// It may do something that not every user may.
+    has_capabilities: bool,
     inner_pid: u32,
 }
 
 impl Status {
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let (mut tgid, mut uid, mut inner) = (None, None, None);
+        let (mut tgid, mut users, mut inner) = (None, Vec::new(), None);
+        let mut has_capabilities = false;
         for line in bytes.split(|&byte| byte == b'\n') {
             let Some((key, value)) = std::str::from_utf8(line).ok().and_then(|l| l.split_once(':'))
             else {
@@ -238,14 +253,23 @@ impl Status {
             let mut numbers = value.split_ascii_whitespace().map_while(|text| text.parse().ok());
             match key {
                 "Tgid" => tgid = numbers.next(),
-                "Uid" => uid = numbers.nth(1),
+                "Uid" => users = numbers.collect(),
+                "CapPrm" => has_capabilities = value.trim().bytes().any(|digit| digit != b'0'),
                 // Absent without CONFIG_PID_NS.
                 "NSpid" => inner = numbers.last(),
                 _ => {}
             }
         }
         let tgid = tgid?;
-        Some(Self { tgid, effective_uid: uid?, inner_pid: inner.unwrap_or(tgid) })
+        let effective_uid = *users.get(1)?;
+        let has_one_user = users.iter().all(|uid| *uid == effective_uid);
+        Some(Self {
+            tgid,
+            effective_uid,
+            has_one_user,
+            has_capabilities,
+            inner_pid: inner.unwrap_or(tgid),
+        })
     }
 }
 
@@ -264,17 +288,15 @@ fn cgroup_path(bytes: &[u8]) -> String {
     }
 }
 
-/// Arguments, each ended by a zero byte, as one line.
-fn join(mut arguments: Vec<u8>) -> String {
+/// Arguments, each ended by a zero byte, as they may be shown.
+fn shown(mut arguments: Vec<u8>) -> String {
     while arguments.last() == Some(&0) {
         arguments.pop();
     }
-    for byte in &mut arguments {
-        if *byte == 0 {
-            *byte = b' ';
-        }
-    }
-    clean_bytes(&arguments, MAX_TEXT_BYTES)
+    let redacted = redacted(&arguments);
+    let arguments = redacted.split(|&byte| byte == 0);
+    let clean: Vec<_> = arguments.map(|it| clean_bytes(it, MAX_TEXT_BYTES)).collect();
+    clean.join("\0")
 }
 
 /// The executable lines of a `maps` file; `None` if there are too many or it is too long.
@@ -344,7 +366,7 @@ pub(super) fn parse_all(bytes: &[u8]) {
     let _ = Stat::parse(bytes);
     let _ = Status::parse(bytes);
     let _ = cgroup_path(bytes);
-    let _ = join(bytes.to_vec());
+    let _ = shown(bytes.to_vec());
     let mappings = parse_maps(&mut &*bytes).expect("memory can be read").unwrap_or_default();
     assert!(mappings.is_sorted_by_key(|mapping| mapping.start));
     assert!(mappings.iter().all(|mapping| mapping.start < mapping.end));
@@ -397,7 +419,7 @@ mod tests {
             let _ = Stat::parse(&bytes);
             let _ = Status::parse(&bytes);
             let _ = cgroup_path(&bytes);
-            let _ = join(bytes.clone());
+            let _ = shown(bytes.clone());
             let _ = parse_maps(&mut bytes.as_slice()).unwrap();
         }
     }

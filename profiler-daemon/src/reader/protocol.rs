@@ -185,7 +185,8 @@ pub struct ProcessInfo {
     /// Its comm, lossily decoded.
     #[prost(string, tag = "4")]
     pub comm: String,
-    /// Its arguments joined by spaces, lossily decoded, at most 4 KiB.
+    /// Its arguments with a NUL between two, lossily decoded, of at most the first 4 KiB; what looks
+    /// like a secret is replaced.
     #[prost(string, tag = "5")]
     pub cmdline: String,
     /// Target of `/proc/PID/exe`, lossily decoded; empty where unreadable.
@@ -209,6 +210,10 @@ pub struct ProcessInfo {
     /// Its executable mappings, sorted by start.
     #[prost(message, repeated, tag = "12")]
     pub mappings: Vec<MappingInfo>,
+    /// The user who may look at it beside root: the one that all its user ids name and that its
+    /// files in `/proc` belong to, else root.
+    #[prost(uint32, tag = "13")]
+    pub viewer_uid: u32,
 }
 
 /// One executable line of `/proc/PID/maps`.

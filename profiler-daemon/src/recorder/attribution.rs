@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use profiler_ebpf::{record::Sample, targets::Target};
 
-use super::{RecordError, Recorder, windows::WindowId};
+use super::{
+    RecordError, Recorder,
+    collections::{CollectionId, Taken},
+};
 use crate::{
     kernel::StackCopy,
     process::LifeId,
@@ -25,13 +28,13 @@ impl Recorder {
         Ok(())
     }
 
-    /// Attributes a sample, unless it has to wait. Returns its window, and the
-    /// index of its stack there.
+    /// Attributes a sample, unless it has to wait. Returns where it went, and
+    /// the index of its stack there.
     pub(super) fn attribute_sample(
         &mut self,
         mut sample: Sample,
         copy: Option<Box<StackCopy>>,
-    ) -> Result<Option<(WindowId, u32)>, RecordError> {
+    ) -> Result<Option<(CollectionId, u32)>, RecordError> {
         let Sample { pid, start_ns, exec_id, time_ns, .. } = sample;
         let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
         if self.table.life(image.life).is_some_and(|life| life.is_ours(image.image)) {
@@ -52,19 +55,27 @@ impl Recorder {
             return Ok(None);
         }
         let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
+        let taken = Taken { time_ns, cpu: sample.cpu, life: self.table.life(image.life) };
+        let mut first = None;
+        for (id, aggregate) in self.collections.of(&taken) {
+            let (stack, covered) = aggregate.add(&sample, image, mappings, &mut self.raw);
+            first.get_or_insert((id, stack, covered));
+        }
+        let Some((id, stack, covered)) = first else {
+            self.account.left_out += 1;
+            return Ok(None);
+        };
         self.account.stored += 1;
-        let (window, aggregate) = self.windows.of(time_ns);
-        let (stack, covered) = aggregate.add(&sample, image, mappings, &mut self.raw);
         if !covered {
             self.table.uncovered(image.life, time_ns);
         }
-        Ok(Some((window, stack)))
+        Ok(Some((id, stack)))
     }
 
     /// Asks for the names of what was seen for the first time.
     pub(super) fn want_names(&mut self) {
-        let Self { windows, symbolizer, table, .. } = self;
-        for aggregate in windows.aggregates() {
+        let Self { collections, symbolizer, table, .. } = self;
+        for aggregate in collections.aggregates_mut() {
             let from = aggregate.take_new_places();
             for place in &aggregate.places[from..] {
                 match place.code {

@@ -20,11 +20,12 @@ pub(super) fn careful(mut settings: Settings, version: Option<Version>, limit: u
             }
             LeaveOut::HighFrequencies if settings.event == Event::CpuClock => {
                 let highest = defects::highest_frequency(limit);
-                if settings.hertz <= highest {
+                if settings.most_hertz <= highest {
                     continue;
                 }
-                settings.hertz = highest;
-                format!("{highest} samples a second are taken")
+                settings.hertz = settings.hertz.min(highest);
+                settings.most_hertz = highest;
+                format!("at most {highest} samples a second are taken")
             }
             LeaveOut::UserStacks | LeaveOut::HighFrequencies | LeaveOut::Nothing => continue,
         };
@@ -46,6 +47,7 @@ mod tests {
     fn settings(hertz: u64) -> Settings {
         Settings {
             hertz,
+            most_hertz: hertz,
             event: Event::CpuClock,
             filter: Filter::default(),
             becomes_command: None,

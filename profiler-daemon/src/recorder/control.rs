@@ -10,18 +10,24 @@ use std::{
 };
 
 use rustix::event::{EventfdFlags, eventfd};
-use tokio::sync::mpsc as news;
+use tokio::sync::{mpsc as news, oneshot};
 
-use super::RecordError;
-use crate::profile::{Profile, Window};
+use super::{RecordError, collections::Request};
+use crate::profile::{Process, Profile, Window};
 
 /// What a recording is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Order {
     /// End, and hand out what there is.
     Stop,
     /// Do not wait for names.
     SkipNames,
+    /// Record something beside the windows.
+    Record(Box<Request>),
+    /// Close all events, or open them again.
+    Off(bool),
+    /// Tell which processes there are.
+    List(oneshot::Sender<Vec<Arc<Process>>>),
 }
 
 /// What a recording tells.

@@ -6,7 +6,7 @@ use profiler_ebpf::{
     unwind::{Outcome, Step, rule::Rule, walk::Walk},
 };
 
-use super::{RecordError, Recorder, clock, mappings::bias, windows::WindowId};
+use super::{RecordError, Recorder, clock, collections::CollectionId, mappings::bias};
 use crate::{kernel::StackCopy, process::ImageRef, reader::protocol::FileKey};
 
 /// How long a sample waits for tables.
@@ -101,9 +101,9 @@ impl Recorder {
         }
     }
 
-    /// Attributes those that wait, if all that they need is there by now. Returns their
-    /// windows, and the indices of their stacks there.
-    pub(super) fn try_copies(&mut self) -> Result<Vec<(WindowId, u32)>, RecordError> {
+    /// Attributes those that wait, if all that they need is there by now. Returns where
+    /// they went, and the indices of their stacks there.
+    pub(super) fn try_copies(&mut self) -> Result<Vec<(CollectionId, u32)>, RecordError> {
         let Copies { waiting, .. } = std::mem::take(&mut self.copies);
         let mut stacks = Vec::new();
         for Copied { sample, copy } in waiting {

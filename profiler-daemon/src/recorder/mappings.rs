@@ -8,7 +8,7 @@ use std::{
 
 use profiler_ebpf::mappings::{Range, state};
 
-use super::{RecordError, Recorder, windows::WindowId};
+use super::{RecordError, Recorder, collections::CollectionId};
 use crate::{
     kernel::{KernelError, Placed, Sampler},
     process::{LifeId, Mapping, MappingId},
@@ -95,10 +95,10 @@ impl Recorder {
     }
 
     /// Notes which files samples were in, so that their tables are kept.
-    pub(super) fn touch(&mut self, stacks: &HashSet<(WindowId, u32)>) {
+    pub(super) fn touch(&mut self, stacks: &HashSet<(CollectionId, u32)>) {
         let mappings: HashSet<_> = stacks
             .iter()
-            .filter_map(|&(window, stack)| Some(self.windows.get(window)?.mappings_of(stack)))
+            .filter_map(|&(id, stack)| Some(self.collections.get(id)?.mappings_of(stack)))
             .flatten()
             .collect();
         for mapping in mappings {

@@ -12,6 +12,8 @@ use crate::{kernel, process::Filter};
 pub struct Settings {
     /// Samples per second and CPU, in Hz.
     pub hertz: u64,
+    /// The most of them that a [`super::Request`] gets.
+    pub most_hertz: u64,
     /// What makes a CPU take a sample.
     pub event: kernel::Event,
     /// Which processes.

@@ -1,122 +1,40 @@
 //! Windows: how one ends, waits for its names, and is handed out.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use super::{News, RecordError, Recorder, clock};
+use super::{
+    News, RecordError, Recorder, clock,
+    collections::{Collection, Request, Scope},
+};
 use crate::{
-    kernel::Losses,
+    kernel::period_ns,
     process::MappingId,
-    profile::{Kind, Window, aggregate::Aggregate, build::Builder},
+    profile::{
+        Kind, Window,
+        aggregate::{Aggregate, Code},
+        build::Builder,
+    },
 };
 
 /// How long a window that has ended waits for names before it is handed out without them.
 const NAMING: Duration = Duration::from_secs(60);
 
-/// Tells a window of a recording from its others.
-pub(super) type WindowId = u64;
-
-/// A window: the samples of a stretch of time.
-struct Collection {
-    id: WindowId,
-    aggregate: Aggregate,
-    start: SystemTime,
-    /// Boot-time clock at its start.
-    from_ns: u64,
-}
-
-/// A window that has ended and waits for its last samples, and for names.
-struct Ended {
-    collection: Collection,
-    /// Boot-time clock at its end.
-    until_ns: u64,
-    losses: Losses,
-    ended: Instant,
-}
-
-/// The window that is open, and those that have ended and are not handed out. Samples come late:
-/// one that waits for unwind tables still belongs to the time it was taken at.
-pub(super) struct Windows {
-    open: Collection,
-    ended: VecDeque<Ended>,
-    losses_before: Losses,
-}
-
-impl Windows {
-    /// Opens the first.
-    pub(super) fn new() -> Self {
-        let open = Collection {
-            id: 0,
-            aggregate: Aggregate::default(),
-            start: SystemTime::now(),
-            from_ns: clock::boot_ns(),
-        };
-        Self { open, ended: VecDeque::new(), losses_before: Losses::default() }
-    }
-
-    /// Begins again: sampling starts now.
-    pub(super) fn begin(&mut self) {
-        self.open.start = SystemTime::now();
-        self.open.from_ns = clock::boot_ns();
-    }
-
-    /// Whether the open window is this old.
-    pub(super) fn is_due(&self, length: Duration) -> bool {
-        clock::boot_ns().saturating_sub(self.open.from_ns) >= length.as_nanos() as u64
-    }
-
-    /// Whether none waits to be handed out.
-    pub(super) fn are_handed_out(&self) -> bool {
-        self.ended.is_empty()
-    }
-
-    /// Ends the open window, and opens the next.
-    fn next(&mut self, losses: Losses) {
-        let until_ns = clock::boot_ns();
-        let next = Collection {
-            id: self.open.id + 1,
-            aggregate: Aggregate::default(),
-            start: SystemTime::now(),
-            from_ns: until_ns,
-        };
-        let collection = std::mem::replace(&mut self.open, next);
-        let before = std::mem::replace(&mut self.losses_before, losses);
-        let losses = losses.since(&before);
-        self.ended.push_back(Ended { collection, until_ns, losses, ended: Instant::now() });
-    }
-
-    /// The window that a sample of `time_ns` belongs to.
-    pub(super) fn of(&mut self, time_ns: u64) -> (WindowId, &mut Aggregate) {
-        let Self { open, ended, .. } = self;
-        let late = ended.iter_mut().find(|ended| time_ns < ended.until_ns);
-        let collection = late.map_or(open, |ended| &mut ended.collection);
-        (collection.id, &mut collection.aggregate)
-    }
-
-    /// What was added up in a window, if it is still there.
-    pub(super) fn get(&self, id: WindowId) -> Option<&Aggregate> {
-        let mut all = self.collections();
-        all.find(|collection| collection.id == id).map(|collection| &collection.aggregate)
-    }
-
-    fn collections(&self) -> impl Iterator<Item = &Collection> {
-        self.ended.iter().map(|ended| &ended.collection).chain([&self.open])
-    }
-
-    /// What was added up in all that are there, oldest first.
-    pub(super) fn aggregates(&mut self) -> impl Iterator<Item = &mut Aggregate> {
-        let ended = self.ended.iter_mut().map(|ended| &mut ended.collection.aggregate);
-        ended.chain([&mut self.open.aggregate])
-    }
-}
+/// The same for what somebody waits for, and half its length more: `go tool pprof` waits for one and
+/// a half times that, and 5 s.
+const NAMING_ASKED: Duration = Duration::from_secs(4);
+const NAMING_ASKED_LONGEST: Duration = Duration::from_secs(20);
 
 impl Recorder {
     pub(super) fn close_window(&mut self) -> Result<(), RecordError> {
         let losses = self.sampler.losses()?;
-        self.windows.next(losses);
+        self.collections.next_window(losses);
+        if self.stopping {
+            self.collections.end_requests(losses, true);
+        }
         self.symbolizer.retry_perf_maps();
         if !self.stopping {
             self.next_epoch()?;
@@ -124,28 +42,89 @@ impl Recorder {
         Ok(())
     }
 
-    /// Hands out windows whose samples and names have come, or are not waited for any more.
+    /// Begins what somebody asks for.
+    pub(super) fn begin_request(&mut self, mut request: Request) -> Result<(), RecordError> {
+        let addresses = std::mem::take(&mut request.addresses);
+        if addresses.is_empty() {
+            request.hertz = request.hertz.clamp(1, self.settings.most_hertz);
+            self.set_rate(self.collections.rate().max(request.hertz))?;
+            let losses = self.sampler.losses()?;
+            self.collections.request(request, losses);
+            return Ok(());
+        }
+        let time_ns = clock::boot_ns();
+        let scope = request.scope.clone();
+        request.duration = Duration::ZERO;
+        let losses = self.sampler.losses()?;
+        let aggregate = self.collections.request(request, losses);
+        let lives = self.table.lives().filter(|life| life.is_there() && scope.has(&life.process));
+        // The kernel's are the same for all.
+        let lives = lives.take(if scope == Scope::All { 1 } else { usize::MAX });
+        for life in lives {
+            let mappings = if scope == Scope::All { None } else { life.current_mappings() };
+            aggregate.add_addresses(life.id, &addresses, mappings, time_ns);
+        }
+        self.want_names();
+        Ok(())
+    }
+
+    /// Ends what was asked for and is over, or is not waited for any more.
+    pub(super) fn end_requests(&mut self) -> Result<(), RecordError> {
+        let mut changed = self.collections.forget_abandoned();
+        if self.collections.is_any_over() {
+            let losses = self.sampler.losses()?;
+            self.collections.end_requests(losses, false);
+            self.symbolizer.retry_perf_maps();
+            changed = true;
+        }
+        if changed { self.set_rate(self.collections.wanted_rate()) } else { Ok(()) }
+    }
+
+    fn set_rate(&mut self, hertz: u64) -> Result<(), RecordError> {
+        if hertz != self.collections.rate() {
+            self.sampler.set_rate(hertz)?;
+            self.collections.rate_changed(hertz);
+            tracing::debug!("sampling at {hertz} Hz");
+        }
+        Ok(())
+    }
+
+    /// Hands out what has ended, and whose samples and names have come or are not waited for any
+    /// more.
     pub(super) fn hand_out(&mut self) {
-        while let Some(first) = self.windows.ended.front() {
-            let is_whole = self.attributed_ns >= first.until_ns
-                && self.copies.oldest_ns().is_none_or(|oldest_ns| oldest_ns >= first.until_ns);
-            if !is_whole {
-                return;
+        let oldest_ns = self.copies.oldest_ns();
+        let mut handed_out = false;
+        loop {
+            let Self { collections, symbolizer, attributed_ns, skip_names, .. } = self;
+            let mut missing = 0;
+            let ready = collections.take_ready(|collection| {
+                if !collection.is_whole(*attributed_ns, oldest_ns) {
+                    return false;
+                }
+                missing = collection.outstanding(|aggregate, place| match place.code {
+                    Code::Kernel => symbolizer.is_kernel_pending(place.avma),
+                    Code::File(id) => aggregate.mappings.get(&id).is_some_and(|mapping| {
+                        symbolizer.is_file_pending(id, mapping.file_offset_of(place.avma))
+                    }),
+                    Code::Generated(life, _) => symbolizer.is_perf_map_pending(life, place.avma),
+                    Code::Unmapped(_) | Code::Lost => false,
+                });
+                let patience = if collection.reply.is_some() {
+                    (NAMING_ASKED + collection.duration() / 2).min(NAMING_ASKED_LONGEST)
+                } else {
+                    NAMING
+                };
+                missing == 0
+                    || *skip_names
+                    || collection.ended.is_some_and(|ended| ended.elapsed() >= patience)
+            });
+            let Some(mut collection) = ready else { break };
+            if missing > 0 {
+                tracing::warn!("{missing} addresses have no name yet, and are not waited for");
             }
-            let settled = self.symbolizer.outstanding() == 0;
-            if !settled && !self.skip_names && first.ended.elapsed() < NAMING {
-                return;
-            }
-            let Some(ended) = self.windows.ended.pop_front() else { return };
-            if !settled {
-                tracing::warn!(
-                    "{} addresses have no name yet, and are not waited for",
-                    self.symbolizer.outstanding()
-                );
-            }
-            let window = self.window(&ended);
+            let window = self.window(&collection);
             let profiles = Builder {
-                aggregate: &ended.collection.aggregate,
+                aggregate: &collection.aggregate,
                 table: &self.table,
                 symbolizer: &self.symbolizer,
                 window: &window,
@@ -153,20 +132,29 @@ impl Recorder {
                 inlines: !self.settings.no_inlines,
             }
             .build();
-            self.control.tell(News::Window(window, profiles));
+            match collection.reply.take() {
+                Some(reply) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send((window, profiles));
+                }
+                None => self.control.tell(News::Window(window, profiles)),
+            }
+            handed_out = true;
+        }
+        if handed_out {
             self.forget();
         }
     }
 
-    fn window(&self, ended: &Ended) -> Window {
-        let losses = &ended.losses;
+    fn window(&self, collection: &Collection) -> Window {
+        let losses = &collection.losses;
         let counts = [
             ("samples", losses.samples()),
             ("samples_missed", losses.missed),
             ("samples_ring_full", losses.counters.ring_full),
             ("samples_nested", losses.counters.busy),
             ("samples_unread", losses.counters.unread),
-            ("stacks", ended.collection.aggregate.stacks_lost),
+            ("stacks", collection.aggregate.stacks_lost),
             ("stack_id_collisions", self.raw.collisions()),
             ("side_band", losses.side_band),
             ("forks", losses.counters.fork_lost),
@@ -174,12 +162,14 @@ impl Recorder {
         let losses: Vec<_> =
             counts.into_iter().filter(|(name, count)| *count > 0 || *name == "samples").collect();
         let lost = losses.iter().map(|(name, count)| format!("lost.{name}={count}"));
+        let comments = self.settings.comments.iter().cloned();
+        let frequency = format!("frequency_hz={}", collection.hertz);
         Window {
             kind: Kind::Cpu,
-            start: ended.collection.start,
-            duration: Duration::from_nanos(ended.until_ns - ended.collection.from_ns),
-            period: self.sampler.period_ns(),
-            comments: self.settings.comments.iter().cloned().chain(lost).collect(),
+            start: collection.start,
+            duration: collection.duration(),
+            period: period_ns(collection.hertz),
+            comments: comments.chain([frequency]).chain(lost).collect(),
             losses,
         }
     }
@@ -195,8 +185,7 @@ impl Recorder {
 
     /// Forgets what no window needs any more.
     fn forget(&mut self) {
-        let aggregates = || self.windows.collections().map(|collection| &collection.aggregate);
-        let keep = aggregates().flat_map(Aggregate::lives).collect();
+        let keep = self.collections.aggregates().flat_map(Aggregate::lives).collect();
         let free = self.table.forget(clock::boot_ns(), &keep);
         for &pid in &free {
             self.sampler.forget_target(pid);
@@ -205,28 +194,10 @@ impl Recorder {
         self.symbolizer.forget_processes(&free);
         let mut mappings: HashSet<MappingId> =
             self.table.lives().flat_map(|life| life.current().map(|mapping| mapping.id)).collect();
-        let aggregates = self.windows.collections().map(|collection| &collection.aggregate);
+        let aggregates = self.collections.aggregates();
         mappings.extend(aggregates.flat_map(|aggregate| aggregate.mappings.keys()));
         let lives = self.table.lives().map(|life| life.id).collect();
         self.symbolizer.retain(&mappings, &lives);
         self.forget_tables();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_late_sample_belongs_to_the_window_of_its_time() {
-        let mut windows = Windows::new();
-        windows.next(Losses::default());
-        windows.next(Losses::default());
-        let (first_ns, second_ns) = (windows.ended[0].until_ns, windows.ended[1].until_ns);
-        assert_eq!(windows.of(0).0, 0);
-        assert_eq!(windows.of(first_ns - 1).0, 0);
-        assert_eq!(windows.of(first_ns).0, 1);
-        assert_eq!(windows.of(second_ns).0, 2);
-        assert_eq!(windows.of(u64::MAX).0, 2);
     }
 }

@@ -539,17 +539,25 @@ impl Symbolizer {
         sent.is_ok()
     }
 
-    /// Addresses that are not named yet, but may be.
-    pub fn outstanding(&self) -> usize {
-        let asked = self.mappings.values().map(|state| match state {
-            MappedFile::Asked(_, _, offsets) => offsets.len(),
-            MappedFile::Known(_) | MappedFile::Failed => 0,
-        });
-        self.desks.naming()
-            + asked.sum::<usize>()
-            + self.kernel.wanted()
-            + self.files.values().map(|file| file.addresses.wanted()).sum::<usize>()
-            + self.perf_maps.values().map(|map| map.addresses.wanted()).sum::<usize>()
+    /// Whether a name of an offset in the file behind a mapping may still come.
+    pub fn is_file_pending(&self, mapping: MappingId, file_offset: u64) -> bool {
+        match self.mappings.get(&mapping) {
+            Some(MappedFile::Asked(..)) => true,
+            Some(MappedFile::Known(key)) => {
+                self.files.get(key).is_some_and(|file| file.addresses.is_pending(file_offset))
+            }
+            Some(MappedFile::Failed) | None => false,
+        }
+    }
+
+    /// Whether a name of a kernel address may still come.
+    pub fn is_kernel_pending(&self, address: u64) -> bool {
+        self.kernel.is_pending(address)
+    }
+
+    /// Whether a name of an address that no file covers may still come.
+    pub fn is_perf_map_pending(&self, life: LifeId, avma: u64) -> bool {
+        self.perf_maps.get(&life).is_some_and(|map| map.addresses.is_pending(avma))
     }
 
     /// Lets perf maps be asked once more for what they did not name: the profile is to be written.

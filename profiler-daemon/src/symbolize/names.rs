@@ -86,10 +86,6 @@ impl Addresses {
         }
     }
 
-    pub(super) fn wanted(&self) -> usize {
-        self.wanted.len()
-    }
-
     /// Whether what is wanted had been collected long enough at the beginning of a `round`, or is
     /// to be asked for however long that is: `round` is `None`.
     pub(super) fn is_ripe(&self, round: Option<Instant>) -> bool {
@@ -167,6 +163,11 @@ impl Addresses {
         }
     }
 
+    /// Whether an address was asked for, and is not answered.
+    pub(super) fn is_pending(&self, address: u64) -> bool {
+        matches!(self.names.get(&address), Some(None))
+    }
+
     pub(super) fn get(&self, address: u64) -> Option<&FrameNames> {
         self.names.get(&address)?.as_ref()
     }
@@ -210,7 +211,7 @@ mod tests {
         assert_eq!(addresses.take_wanted(2), [1, 2]);
         addresses.want(1);
         assert_eq!(addresses.take_wanted(9), [3]);
-        assert_eq!(addresses.wanted(), 0);
+        assert_eq!(addresses.wanted.len(), 0);
         addresses.put_back(&[2]);
         assert_eq!(addresses.take_wanted(9), [2]);
     }

@@ -1,5 +1,7 @@
 //! Pids that are used again and again.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use rprofd_tests::pid_reuse::{Pair, own_and_foreign};
 
@@ -7,13 +9,17 @@ use super::{Bench, Bound, Figure};
 
 const PROCESSES: u32 = 100_000;
 
+/// What they may take in all.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// 100,000 processes of two programs, with 200 pids.
 pub(super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     let pair = Pair::build(bench.dir());
     let mut run = None;
     pair.run(PROCESSES, "1", |starter| {
         let args = ["-F", "999", "-w", "10s", "--group-by", "comm", "--pid"];
-        run = Some(bench.rprofd().args(args).args([starter.to_string()]).run());
+        let rprofd = bench.rprofd().args(args).args([starter.to_string()]);
+        run = Some(rprofd.start().wait_at_most(LONGEST));
     });
     let run = run.expect("a run").expect_success();
     let (mut own, mut foreign, mut samples) = (0, 0, 0);

@@ -322,6 +322,7 @@ fn replies(table: &unwind::UnwindTable) -> [(&'static str, reply::Kind); 7] {
         exe: "/bin/a".into(),
         cgroup: "/x".into(),
         uid: 1000,
+        viewer_uid: 1000,
         inner_pid: 1,
         read_from_ns: 50,
         read_to_ns: 60,

@@ -78,6 +78,11 @@ impl Life {
         self.images.get(image as usize).is_some_and(|image| image.is_ours)
     }
 
+    /// The mappings of what it runs now, and before.
+    pub fn current_mappings(&self) -> Option<&Mappings> {
+        self.images.last().map(|image| &image.mappings)
+    }
+
     /// The mappings of what it runs now.
     pub fn current(&self) -> impl Iterator<Item = &Arc<Mapping>> {
         self.images.last().into_iter().flat_map(|image| image.mappings.current())
@@ -86,6 +91,11 @@ impl Life {
     /// Its start if it is known, else 0; in nanoseconds of the boot-time clock.
     pub fn start_ns(&self) -> u64 {
         if self.start_known { self.process.start_ns } else { 0 }
+    }
+
+    /// Whether it has not ended.
+    pub const fn is_there(&self) -> bool {
+        self.exit_ns.is_none()
     }
 
     /// Whether it has ended as far as the kernel side is concerned.

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use super::{Change, LifeId, TICK_NS, Table, tidy_path};
 use crate::{process::Mapping, reader::protocol::ProcessInfo};
 
+/// So long after its `exec` a process may seem to have no arguments.
+pub(super) const EARLY_NS: u64 = 1_000_000_000;
+
 impl Table {
     /// Takes what `/proc` says of a process.
     pub fn describe(&mut self, info: &ProcessInfo) {
@@ -38,6 +41,14 @@ impl Table {
             self.changes.push(Change::Describe(info.pid));
             return;
         }
+        // `exec` is told of before the new program's arguments are in place (`begin_new_exec` and
+        // `create_elf_tables`, `fs/exec.c` and `fs/binfmt_elf.c`).
+        let is_early = info.cmdline.is_empty()
+            && !info.exe.is_empty()
+            && info.read_from_ns - image.from_ns < EARLY_NS;
+        if is_early {
+            self.changes.push(Change::Describe(info.pid));
+        }
         let changed = image.mappings.rescan(&shown, info.read_from_ns);
         life.described = true;
         life.uid = info.uid;
@@ -54,6 +65,7 @@ impl Table {
             process.exe = info.exe.as_str().into();
             process.cmdline = info.cmdline.as_str().into();
             process.cgroup = info.cgroup.as_str().into();
+            process.viewer_uid = info.viewer_uid;
         });
         self.decide(id, false);
         let Some(life) = self.lives.get(&id) else { return };

@@ -77,6 +77,7 @@ impl Table {
             child.exe = Arc::clone(&process.exe);
             child.cmdline = Arc::clone(&process.cmdline);
             child.cgroup = Arc::clone(&process.cgroup);
+            child.viewer_uid = process.viewer_uid;
         });
         if let Some(image) = life.images.last_mut() {
             image.mappings = mappings;
@@ -110,6 +111,8 @@ impl Table {
             life.edit(|process| {
                 process.exe = "".into();
                 process.cmdline = "".into();
+                // Until it is described: it may have become another user's.
+                process.viewer_uid = 0;
             });
             if life.profiled != Some(false) || !self.filter.is_pids() {
                 self.changes.push(Change::Describe(event.pid));

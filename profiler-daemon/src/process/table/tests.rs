@@ -1,4 +1,4 @@
-use super::*;
+use super::{proc::EARLY_NS, *};
 use crate::{
     kernel::{Map, SideBand, What},
     reader::protocol::{MappingInfo, ProcessInfo},
@@ -174,6 +174,23 @@ fn a_name_that_was_read_before_a_process_took_another_is_an_old_one() {
     info = ProcessInfo { comm: "new".into(), read_from_ns: 400, ..info };
     table.describe(&info);
     assert_eq!(comm(&table), "new");
+}
+
+#[test]
+fn arguments_that_are_not_in_place_yet_are_asked_for_again() {
+    let mut table = all();
+    table.side_band(&event(100, 7, exec("app")));
+    table.take_changes();
+    let early = ProcessInfo { pid: 7, exe: "/app".into(), read_from_ns: 200, ..Default::default() };
+    table.describe(&early);
+    assert!(table.take_changes().contains(&Change::Describe(7)));
+    let whole = ProcessInfo { cmdline: "app\0-x".into(), read_from_ns: 300, ..early.clone() };
+    table.describe(&whole);
+    assert!(!table.take_changes().contains(&Change::Describe(7)));
+    assert_eq!(&*table.lives().next().unwrap().process.cmdline, "app\0-x");
+    // One that has cleared them is left alone.
+    table.describe(&ProcessInfo { read_from_ns: 200 + EARLY_NS, ..early });
+    assert!(!table.take_changes().contains(&Change::Describe(7)));
 }
 
 #[test]

@@ -1,0 +1,394 @@
+//! What samples are added up for: the windows of a recording one after another, and beside them
+//! whatever somebody asked for, of some processes, for some time, at some rate.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::clock;
+use crate::{
+    kernel::Losses,
+    process::Life,
+    profile::{Profile, Window, aggregate::Aggregate},
+};
+
+/// Which processes somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All.
+    All,
+    /// The one that has this pid.
+    Pid(u32),
+    /// Those that have this comm.
+    Comm(Arc<str>),
+    /// Those of a cgroup whose path has this component.
+    Cgroup(Arc<str>),
+}
+
+impl Scope {
+    /// Whether a process is asked for.
+    pub fn has(&self, process: &crate::profile::Process) -> bool {
+        match self {
+            Self::All => true,
+            Self::Pid(pid) => process.pid == *pid,
+            Self::Comm(comm) => process.comm == *comm,
+            Self::Cgroup(name) => process.cgroup.split('/').any(|part| part == &**name),
+        }
+    }
+}
+
+/// What somebody asks for.
+#[derive(Debug)]
+pub struct Request {
+    /// Of which processes.
+    pub scope: Scope,
+    /// Samples per second and CPU, in Hz.
+    pub hertz: u64,
+    /// For how long.
+    pub duration: Duration,
+    /// Instead of samples: have these avmas named.
+    pub addresses: Vec<u64>,
+    /// Where to send it; if nobody waits there any more, the recording ends.
+    pub reply: tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>,
+}
+
+/// Tells a collection from all others.
+pub(super) type CollectionId = u64;
+
+/// Samples that are added up.
+pub(super) struct Collection {
+    pub(super) id: CollectionId,
+    pub(super) aggregate: Aggregate,
+    pub(super) start: SystemTime,
+    /// Samples per second and CPU.
+    pub(super) hertz: u64,
+    /// Where it goes; `None`: it is a window.
+    pub(super) reply: Option<tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>>,
+    /// What was lost in its time, once it has ended.
+    pub(super) losses: Losses,
+    /// When it ended.
+    pub(super) ended: Option<Instant>,
+    scope: Scope,
+    /// Boot-time clock at its start, and at its end: `u64::MAX` while that is open.
+    from_ns: u64,
+    until_ns: u64,
+    thinner: Thinner,
+    losses_before: Losses,
+    /// Places that have their names, or get none.
+    settled: usize,
+}
+
+impl Collection {
+    /// How long it is, once it has ended.
+    pub(super) const fn duration(&self) -> Duration {
+        Duration::from_nanos(self.until_ns - self.from_ns)
+    }
+
+    /// Whether it takes a sample of a process that was taken at `rate` Hz. Ask once for each.
+    fn takes(&mut self, sample: &Taken<'_>, rate: u64) -> bool {
+        (self.from_ns..self.until_ns).contains(&sample.time_ns)
+            && sample.life.is_none_or(|life| self.scope.has(&life.process))
+            && (sample.life.is_some() || self.scope == Scope::All)
+            && self.thinner.takes(sample.cpu, self.hertz, rate)
+    }
+
+    /// Whether all its samples are here, if those from before `attributed_ns` are but for those
+    /// that wait, the oldest of which is of `oldest_ns`.
+    pub(super) fn is_whole(&self, attributed_ns: u64, oldest_ns: Option<u64>) -> bool {
+        attributed_ns >= self.until_ns && oldest_ns.is_none_or(|oldest| oldest >= self.until_ns)
+    }
+
+    /// How many of its places wait for names.
+    pub(super) fn outstanding(
+        &mut self,
+        is_pending: impl Fn(&Aggregate, &crate::profile::aggregate::Place) -> bool,
+    ) -> usize {
+        let Self { aggregate, settled, .. } = self;
+        let rest = &aggregate.places[*settled..];
+        *settled += rest.iter().take_while(|place| !is_pending(aggregate, place)).count();
+        aggregate.places[*settled..].iter().filter(|place| is_pending(aggregate, place)).count()
+    }
+}
+
+/// What decides where a sample goes.
+pub(super) struct Taken<'a> {
+    pub(super) time_ns: u64,
+    pub(super) cpu: u32,
+    pub(super) life: Option<&'a Life>,
+}
+
+/// Takes an even share of the samples of each CPU.
+#[derive(Debug, Default)]
+struct Thinner(HashMap<u32, u64>);
+
+impl Thinner {
+    /// Whether one that was taken at `rate` Hz is among those of `hertz`.
+    fn takes(&mut self, cpu: u32, hertz: u64, rate: u64) -> bool {
+        if hertz >= rate {
+            return true;
+        }
+        // Half a period ahead: on average neither too many nor too few.
+        let credit = self.0.entry(cpu).or_insert(rate / 2);
+        *credit += hertz;
+        if *credit < rate {
+            return false;
+        }
+        *credit = (*credit - rate).min(rate);
+        true
+    }
+}
+
+/// All that there are.
+pub(super) struct Collections {
+    all: Vec<Collection>,
+    next_id: CollectionId,
+    /// Rates in Hz, and since when: boot-time clock. Newest last.
+    rates: VecDeque<(u64, u64)>,
+}
+
+/// So long a rate is remembered after its end, for samples that are still under way.
+const RATES: usize = 64;
+
+impl Collections {
+    /// With a first window, which is open.
+    pub(super) fn new(hertz: u64) -> Self {
+        let rates = VecDeque::from([(0, hertz)]);
+        let mut collections = Self { all: Vec::new(), next_id: 0, rates };
+        collections.add(Scope::All, hertz, None, None, Losses::default());
+        collections
+    }
+
+    fn add(
+        &mut self,
+        scope: Scope,
+        hertz: u64,
+        duration: Option<Duration>,
+        reply: Option<tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>>,
+        losses_before: Losses,
+    ) -> &mut Aggregate {
+        let at = self.all.len();
+        let from_ns = clock::boot_ns();
+        let length_ns = duration.map_or(u64::MAX, |duration| duration.as_nanos() as u64);
+        self.all.push(Collection {
+            id: self.next_id,
+            aggregate: Aggregate::default(),
+            start: SystemTime::now(),
+            hertz,
+            reply,
+            losses: Losses::default(),
+            ended: None,
+            scope,
+            from_ns,
+            until_ns: from_ns.saturating_add(length_ns),
+            thinner: Thinner::default(),
+            losses_before,
+            settled: 0,
+        });
+        self.next_id += 1;
+        &mut self.all[at].aggregate
+    }
+
+    /// Sampling begins now.
+    pub(super) fn begin(&mut self) {
+        for collection in &mut self.all {
+            collection.start = SystemTime::now();
+            collection.from_ns = clock::boot_ns();
+        }
+    }
+
+    /// Ends the open window, and opens the next.
+    pub(super) fn next_window(&mut self, losses: Losses) {
+        let mut hertz = 0;
+        for open in self.all.iter_mut().filter(|it| it.reply.is_none() && it.ended.is_none()) {
+            end(open, losses);
+            hertz = open.hertz;
+        }
+        self.add(Scope::All, hertz, None, None, losses);
+        // Between the two no sample is lost, and none counted twice.
+        if let [.., before, next] = &mut *self.windows_mut() {
+            next.from_ns = before.until_ns;
+        }
+    }
+
+    fn windows_mut(&mut self) -> Vec<&mut Collection> {
+        self.all.iter_mut().filter(|it| it.reply.is_none()).collect()
+    }
+
+    /// Whether the open window is this old.
+    pub(super) fn is_window_due(&self, length: Duration) -> bool {
+        let mut open = self.all.iter().filter(|it| it.reply.is_none() && it.ended.is_none());
+        open.any(|it| clock::boot_ns().saturating_sub(it.from_ns) >= length.as_nanos() as u64)
+    }
+
+    /// Begins what somebody asks for. The rate has to be [`Self::wanted_rate`] then.
+    pub(super) fn request(&mut self, request: Request, losses: Losses) -> &mut Aggregate {
+        let Request { scope, hertz, duration, addresses: _, reply } = request;
+        self.add(scope, hertz, Some(duration), Some(reply), losses)
+    }
+
+    /// How long until something that was asked for is over; `None`: nothing is under way.
+    pub(super) fn next_end(&self) -> Option<Duration> {
+        let asked = self.all.iter().filter(|it| it.reply.is_some() && it.ended.is_none());
+        let until_ns = asked.map(|it| it.until_ns).min()?;
+        Some(Duration::from_nanos(until_ns.saturating_sub(clock::boot_ns())))
+    }
+
+    /// Forgets what nobody waits for any more. Returns whether there was such.
+    pub(super) fn forget_abandoned(&mut self) -> bool {
+        let before = self.all.len();
+        self.all.retain(|it| it.reply.as_ref().is_none_or(|reply| !reply.is_closed()));
+        self.all.len() < before
+    }
+
+    /// Whether something that was asked for is over and not yet ended.
+    pub(super) fn is_any_over(&self) -> bool {
+        let now_ns = clock::boot_ns();
+        self.all.iter().any(|it| it.reply.is_some() && it.ended.is_none() && it.until_ns <= now_ns)
+    }
+
+    /// Ends what was asked for and is over; `all`: or not.
+    pub(super) fn end_requests(&mut self, losses: Losses, all: bool) {
+        let now_ns = clock::boot_ns();
+        for it in &mut self.all {
+            if it.reply.is_some() && it.ended.is_none() && (all || it.until_ns <= now_ns) {
+                end(it, losses);
+            }
+        }
+    }
+
+    /// The rate that all need.
+    pub(super) fn wanted_rate(&self) -> u64 {
+        let open = self.all.iter().filter(|it| it.ended.is_none());
+        open.map(|it| it.hertz).max().unwrap_or(1)
+    }
+
+    /// The rate in force.
+    pub(super) fn rate(&self) -> u64 {
+        self.rates.back().map_or(1, |(_, hertz)| *hertz)
+    }
+
+    /// Notes that samples are taken at another rate from now on.
+    pub(super) fn rate_changed(&mut self, hertz: u64) {
+        self.rates.push_back((clock::boot_ns(), hertz));
+        if self.rates.len() > RATES {
+            self.rates.pop_front();
+        }
+    }
+
+    /// Those that take a sample. Ask once for each.
+    pub(super) fn of<'a>(
+        &'a mut self,
+        sample: &'a Taken<'a>,
+    ) -> impl Iterator<Item = (CollectionId, &'a mut Aggregate)> {
+        let mut rates = self.rates.iter().rev();
+        let rate = rates.find(|(from_ns, _)| *from_ns <= sample.time_ns);
+        let rate = rate.or(self.rates.front()).map_or(1, |(_, hertz)| *hertz);
+        let takers = self
+            .all
+            .iter_mut()
+            .filter_map(move |collection| collection.takes(sample, rate).then_some(collection));
+        takers.map(|collection| (collection.id, &mut collection.aggregate))
+    }
+
+    /// What was added up in one, if it is still there.
+    pub(super) fn get(&self, id: CollectionId) -> Option<&Aggregate> {
+        let mut all = self.all.iter();
+        all.find(|collection| collection.id == id).map(|collection| &collection.aggregate)
+    }
+
+    /// What was added up in each.
+    pub(super) fn aggregates(&self) -> impl Iterator<Item = &Aggregate> {
+        self.all.iter().map(|collection| &collection.aggregate)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn aggregates_mut(&mut self) -> impl Iterator<Item = &mut Aggregate> {
+        self.all.iter_mut().map(|collection| &mut collection.aggregate)
+    }
+
+    /// Whether one has ended, and waits for its samples and names.
+    pub(super) fn is_any_ending(&self) -> bool {
+        self.all.iter().any(|collection| collection.ended.is_some())
+    }
+
+    /// Takes one out that has ended and is `ready`; windows in their order.
+    pub(super) fn take_ready(
+        &mut self,
+        mut ready: impl FnMut(&mut Collection) -> bool,
+    ) -> Option<Collection> {
+        let mut is_window_waiting = false;
+        let at = self.all.iter_mut().position(|collection| {
+            if collection.ended.is_none() || (collection.reply.is_none() && is_window_waiting) {
+                return false;
+            }
+            let is_ready = ready(collection);
+            is_window_waiting |= collection.reply.is_none() && !is_ready;
+            is_ready
+        })?;
+        Some(self.all.remove(at))
+    }
+}
+
+fn end(collection: &mut Collection, losses: Losses) {
+    collection.until_ns = collection.until_ns.min(clock::boot_ns());
+    collection.losses = losses.since(&collection.losses_before);
+    collection.ended = Some(Instant::now());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(collections: &mut Collections, time_ns: u64) -> Vec<CollectionId> {
+        let taken = Taken { time_ns, cpu: 0, life: None };
+        collections.of(&taken).map(|(id, _)| id).collect()
+    }
+
+    #[test]
+    fn a_late_sample_belongs_to_the_window_of_its_time() {
+        let mut collections = Collections::new(99);
+        collections.begin();
+        collections.next_window(Losses::default());
+        collections.next_window(Losses::default());
+        let from_ns: Vec<_> = collections.all.iter().map(|it| it.from_ns).collect();
+        assert_eq!(ids(&mut collections, from_ns[0]), [0]);
+        assert_eq!(ids(&mut collections, from_ns[1] - 1), [0]);
+        assert_eq!(ids(&mut collections, from_ns[1]), [1]);
+        assert_eq!(ids(&mut collections, from_ns[2] - 1), [1]);
+        assert_eq!(ids(&mut collections, from_ns[2]), [2]);
+        assert_eq!(ids(&mut collections, u64::MAX - 1), [2]);
+    }
+
+    #[test]
+    fn each_gets_its_share_of_each_cpu() {
+        let mut thinners: Vec<_> = (0..3).map(|_| Thinner::default()).collect();
+        let mut taken = [[0; 2]; 3];
+        for n in 0..9_990_u32 {
+            for (at, hertz) in [19, 99, 999].into_iter().enumerate() {
+                let cpu = n % 2;
+                taken[at][cpu as usize] += u32::from(thinners[at].takes(cpu, hertz, 999));
+            }
+        }
+        assert_eq!(taken, [[95, 95], [495, 495], [4_995, 4_995]]);
+    }
+
+    #[test]
+    fn the_rate_is_the_highest_that_is_asked_for() {
+        let mut collections = Collections::new(19);
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let request = Request {
+            scope: Scope::Pid(1),
+            hertz: 499,
+            duration: Duration::from_secs(9),
+            addresses: Vec::new(),
+            reply,
+        };
+        collections.request(request, Losses::default());
+        assert_eq!(collections.wanted_rate(), 499);
+        drop(answer);
+        assert!(collections.forget_abandoned());
+        assert_eq!(collections.wanted_rate(), 19);
+    }
+}

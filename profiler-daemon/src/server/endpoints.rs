@@ -1,0 +1,451 @@
+//! The routes, and what they answer.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    body::{Bytes, to_bytes},
+    extract::{
+        DefaultBodyLimit, Extension, Path, Query as UrlQuery, Request as HttpRequest, State,
+    },
+    http::{
+        HeaderValue, Method, StatusCode,
+        header::{
+            CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS,
+        },
+        uri::Authority,
+    },
+    middleware::{self, Next},
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
+};
+use tokio::sync::oneshot;
+
+use super::{App, before, index, metrics, peer::Peer, query::Query, targets};
+use crate::{
+    files::Format,
+    profile::{
+        Process, Profile, Window,
+        merge::{MergedName, merge},
+        pprof,
+    },
+    recorder::{Order, Request, Scope},
+};
+
+/// Kinds that this version does not record.
+const PLANNED: [&str; 9] =
+    ["wall", "heap", "allocs", "rss", "block", "mutex", "goroutine", "threadcreate", "trace"];
+
+/// The longest body, in bytes: addresses to be named.
+const BODY_BYTES: usize = 1 << 20;
+
+/// How long it may take to come.
+const BODY: Duration = Duration::from_secs(10);
+
+/// The most addresses that one request has named.
+const MOST_ADDRESSES: usize = 16 << 10;
+
+/// All routes.
+pub(super) fn router(app: App) -> Router {
+    let mut router = Router::new()
+        .route("/", get(|| async { Redirect::temporary("/debug/pprof/") }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics::answer))
+        .route("/sd", get(targets::answer))
+        .route("/debug/pprof/", get(machine_index))
+        .route("/debug/pprof", get(|| async { Redirect::permanent("/debug/pprof/") }))
+        .route("/debug/pprof/{kind}", get(of_machine).post(of_machine));
+    for by in ["pid", "comm", "unit"] {
+        router = router
+            .route(&format!("/{by}/{{name}}/debug/pprof/"), get(scope_index))
+            .route(&format!("/{by}/{{name}}/debug/pprof/{{kind}}"), get(of_scope).post(of_scope));
+    }
+    router
+        .fallback(|| async { Refused::not_found("there is no such page; see /debug/pprof/") })
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn(with_body))
+        .layer(middleware::from_fn(same_site))
+        .with_state(app)
+}
+
+/// What is refused, and why: a status and a sentence.
+#[derive(Debug)]
+pub(super) struct Refused(StatusCode, String);
+
+impl Refused {
+    pub(super) fn not_found(text: impl Into<String>) -> Self {
+        Self(StatusCode::NOT_FOUND, text.into())
+    }
+
+    fn bad(text: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, text.into())
+    }
+
+    fn gone(text: impl Into<String>) -> Self {
+        Self(StatusCode::GONE, text.into())
+    }
+
+    pub(super) fn stopping() -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, "rprofd is stopping".into())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        // As Go's handlers have it: a browser is not to save an error as a profile.
+        let headers = [
+            (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+            (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            ("x-go-pprof".parse().expect("a name"), HeaderValue::from_static("1")),
+        ];
+        (self.0, headers, format!("{}\n", self.1)).into_response()
+    }
+}
+
+/// Answers pages of this machine alone: a page of somebody else's whose name leads here (DNS
+/// rebinding) has another `Host`, and one that sends requests here another `Origin`.
+async fn same_site(request: HttpRequest, next: Next) -> Response {
+    if is_same_site(&request) {
+        return next.run(request).await;
+    }
+    Refused(StatusCode::FORBIDDEN, "ask for localhost, 127.0.0.1 or [::1]".into()).into_response()
+}
+
+fn is_same_site(request: &HttpRequest) -> bool {
+    let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = request.uri().authority().map(Authority::as_str).or(header(HOST));
+    let origin_is_host =
+        |origin: &str| origin.split_once("://").is_some_and(|(_, origin)| Some(origin) == host);
+    host.is_none_or(is_own_name) && header(ORIGIN).is_none_or(origin_is_host)
+}
+
+/// Waits for the body, which is neither long nor slow.
+async fn with_body(request: HttpRequest, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let stated = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let stated = stated.and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
+    let too_long = || {
+        let text = format!("a body is at most {BODY_BYTES} bytes");
+        Refused(StatusCode::PAYLOAD_TOO_LARGE, text).into_response()
+    };
+    if stated > BODY_BYTES as u64 {
+        return too_long();
+    }
+    match tokio::time::timeout(BODY, to_bytes(body, BODY_BYTES)).await {
+        Ok(Ok(bytes)) => next.run(HttpRequest::from_parts(head, bytes.into())).await,
+        Ok(Err(_)) => too_long(),
+        Err(_) => {
+            Refused(StatusCode::REQUEST_TIMEOUT, "the body does not come".into()).into_response()
+        }
+    }
+}
+
+/// Whether a `Host` names this machine by itself, and no name server.
+fn is_own_name(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    name.is_empty()
+        || name.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether samples are taken.
+async fn ready(State(app): State<App>) -> Response {
+    let why = app.unready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if why.is_empty() {
+        return "ok\n".into_response();
+    }
+    Refused(StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+type Values = UrlQuery<HashMap<String, String>>;
+
+async fn machine_index(
+    State(app): State<App>,
+    Extension(peer): Extension<Peer>,
+    UrlQuery(values): Values,
+) -> Result<Response, Refused> {
+    let processes = list(&app, peer).await?;
+    let shares = app.with_recent(|recent| index::shares(recent.last()));
+    Ok(index::of_machine(&processes, &shares, &values).into_response())
+}
+
+async fn scope_index(
+    State(app): State<App>,
+    Extension(peer): Extension<Peer>,
+    request: HttpRequest,
+) -> Result<Response, Refused> {
+    let (scope, _) = scope_of(request.uri().path())?;
+    let processes = there(&app, peer, &scope).await?;
+    Ok(index::of_scope(&scope, &processes).into_response())
+}
+
+async fn of_machine(
+    State(app): State<App>,
+    Extension(peer): Extension<Peer>,
+    Path(kind): Path<String>,
+    UrlQuery(values): Values,
+    method: Method,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let scope = match (values.get("pid"), values.get("comm")) {
+        (Some(pid), None) => Scope::Pid(pid_of(pid)?),
+        (None, Some(comm)) => Scope::Comm(comm.as_str().into()),
+        (None, None) => Scope::All,
+        (Some(_), Some(_)) => return Err(Refused::bad("give one of pid and comm")),
+    };
+    let body = if method == Method::POST { Some(body) } else { None };
+    answer(&app, peer, scope, &kind, &values, body).await
+}
+
+async fn of_scope(
+    State(app): State<App>,
+    Extension(peer): Extension<Peer>,
+    UrlQuery(values): Values,
+    method: Method,
+    uri: axum::http::Uri,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let (scope, kind) = scope_of(uri.path())?;
+    let body = if method == Method::POST { Some(body) } else { None };
+    answer(&app, peer, scope, &kind, &values, body).await
+}
+
+/// The scope and the kind that a path such as `/pid/1/debug/pprof/profile` names.
+fn scope_of(path: &str) -> Result<(Scope, String), Refused> {
+    let mut parts = path.split('/').skip(1);
+    let (by, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let name = percent_decoded(name).ok_or_else(|| Refused::bad("the name is not UTF-8"))?;
+    let kind = path.rsplit('/').next().unwrap_or_default().to_owned();
+    let scope = match by {
+        "pid" => Scope::Pid(pid_of(&name)?),
+        "comm" => Scope::Comm(name.into()),
+        _ if name.contains('.') => Scope::Cgroup(name.into()),
+        _ => Scope::Cgroup(format!("{name}.service").into()),
+    };
+    Ok((scope, kind))
+}
+
+fn pid_of(text: &str) -> Result<u32, Refused> {
+    text.parse().map_err(|_| Refused::bad("a pid is a number, such as /pid/1234/debug/pprof/"))
+}
+
+/// Undoes `%41`.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            let digits = std::str::from_utf8(&digits).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The processes that are there and that the peer may see.
+pub(super) async fn list(app: &App, peer: Peer) -> Result<Vec<Arc<Process>>, Refused> {
+    let (reply, answer) = oneshot::channel();
+    app.orders.give(Order::List(reply));
+    let mut processes = answer.await.map_err(|_| Refused::stopping())?;
+    processes.retain(|process| peer.sees(process));
+    processes.sort_by_key(|process| process.pid);
+    Ok(processes)
+}
+
+/// Those of a scope; none is an error.
+async fn there(app: &App, peer: Peer, scope: &Scope) -> Result<Vec<Arc<Process>>, Refused> {
+    let mut processes = list(app, peer).await?;
+    processes.retain(|process| scope.has(process));
+    if !processes.is_empty() || *scope == Scope::All {
+        return Ok(processes);
+    }
+    let whose = if peer.sees_all() { "" } else { " of yours" };
+    Err(match scope {
+        Scope::Pid(pid) if peer.sees_all() && app.with_recent(|recent| recent.knows(scope)) => {
+            Refused::gone(format!(
+                "process {pid} has ended; what was recorded of it is at \
+                 /pid/{pid}/debug/pprof/profile?from=-5m"
+            ))
+        }
+        Scope::Pid(pid) => Refused::not_found(format!("there is no process {pid}{whose}")),
+        Scope::Comm(name) => Refused::not_found(format!("no process{whose} is called {name}")),
+        Scope::Cgroup(name) => Refused::not_found(format!("no process{whose} is of {name}")),
+        Scope::All => Refused::not_found("there is no process"),
+    })
+}
+
+async fn answer(
+    app: &App,
+    peer: Peer,
+    scope: Scope,
+    kind: &str,
+    values: &HashMap<String, String>,
+    body: Option<Bytes>,
+) -> Result<Response, Refused> {
+    match kind {
+        "profile" => profile(app, peer, scope, values).await,
+        "cmdline" => command_line(app, peer, &scope).await,
+        "symbol" => symbol(app, peer, &scope, values, body).await,
+        kind if PLANNED.contains(&kind) => Err(Refused(
+            StatusCode::NOT_IMPLEMENTED,
+            format!("this version does not record {kind}; there is profile: time on a CPU"),
+        )),
+        _ => Err(Refused::not_found("Unknown profile")),
+    }
+}
+
+/// CPU time: of the next seconds, or of some that have gone by.
+async fn profile(
+    app: &App,
+    peer: Peer,
+    scope: Scope,
+    values: &HashMap<String, String>,
+) -> Result<Response, Refused> {
+    let super::Settings { default_hertz, most_hertz, .. } = app.settings;
+    let query =
+        Query::parse(values, peer.is_root(), default_hertz, most_hertz).map_err(Refused::bad)?;
+    let name = if scope == Scope::All { MergedName::Host } else { MergedName::First };
+    let merged = if let Some(ago) = query.ago {
+        let from = before(SystemTime::now(), ago);
+        let sees = |process: &Process| scope.has(process) && peer.sees(process);
+        let found = app.with_recent(|recent| {
+            let (window, profiles) = recent.between(from, from + query.duration, sees)?;
+            Some(merge(&window, &profiles, name))
+        });
+        found.ok_or_else(|| Refused::not_found("nothing is kept of that time"))?
+    } else {
+        there(app, peer, &scope).await?;
+        let (window, profiles) = record(app, scope, &query, Vec::new()).await?;
+        let seen: Vec<&Profile> =
+            profiles.iter().filter(|it| it.processes.iter().all(|p| peer.sees(p))).collect();
+        merge(&window, &seen, name)
+    };
+    if query.debug > 0 {
+        let format = if query.debug == 1 { Format::Text } else { Format::Folded };
+        let contents = format.render(&merged).unwrap_or_default();
+        return Ok(text(String::from_utf8_lossy(&contents).into_owned()));
+    }
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"profile\"")),
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    let bytes = tokio::task::spawn_blocking(move || pprof::encode(&merged)).await;
+    Ok((headers, bytes.map_err(|_| Refused::stopping())?).into_response())
+}
+
+/// Records beside everything else; with addresses: has them named.
+async fn record(
+    app: &App,
+    scope: Scope,
+    query: &Query,
+    addresses: Vec<u64>,
+) -> Result<(Window, Vec<Profile>), Refused> {
+    let Ok(_permit) = app.recordings.try_acquire() else {
+        let text = "too many recordings are under way; try again later";
+        return Err(Refused(StatusCode::TOO_MANY_REQUESTS, text.into()));
+    };
+    let (reply, answer) = oneshot::channel();
+    let (hertz, duration) = (query.hertz, query.duration);
+    app.orders.give(Order::Record(Box::new(Request { scope, hertz, duration, addresses, reply })));
+    answer.await.map_err(|_| Refused::stopping())
+}
+
+/// Arguments, separated by NUL as Go's are.
+async fn command_line(app: &App, peer: Peer, scope: &Scope) -> Result<Response, Refused> {
+    if *scope == Scope::All {
+        let own: Vec<_> = std::env::args().collect();
+        return Ok(text(own.join("\0")));
+    }
+    let processes = there(app, peer, scope).await?;
+    let lines: Vec<_> = processes.iter().map(|process| &*process.cmdline).collect();
+    Ok(text(lines.join("\n")))
+}
+
+fn text(contents: String) -> Response {
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    (headers, contents).into_response()
+}
+
+/// Names of addresses, which come separated by `+`: in the query, or in the body of a POST.
+async fn symbol(
+    app: &App,
+    peer: Peer,
+    scope: &Scope,
+    values: &HashMap<String, String>,
+    body: Option<Bytes>,
+) -> Result<Response, Refused> {
+    let asked = match &body {
+        Some(body) => String::from_utf8_lossy(body).into_owned(),
+        // `?0x1+0x2` is a key without a value, in which `+` is a space.
+        None => values.keys().next().cloned().unwrap_or_default().replace(' ', "+"),
+    };
+    let addresses: Vec<u64> = asked
+        .trim()
+        .split('+')
+        .map_while(|word| u64::from_str_radix(word.trim().strip_prefix("0x")?, 16).ok())
+        .take(MOST_ADDRESSES)
+        .filter(|&address| address != 0)
+        .collect();
+    // So a client learns that there is something to ask.
+    let mut lines = "num_symbols: 1\n".to_owned();
+    if addresses.is_empty() {
+        return Ok(text(lines));
+    }
+    there(app, peer, scope).await?;
+    let query = Query { duration: Duration::ZERO, hertz: 1, ago: None, debug: 0 };
+    let (_, profiles) = record(app, scope.clone(), &query, addresses).await?;
+    for profile in profiles.iter().filter(|it| it.processes.iter().all(|p| peer.sees(p))) {
+        for location in &profile.locations {
+            if let Some(line) = location.lines.first() {
+                let name = &profile.functions[line.function as usize].name;
+                lines += &format!("{:#x} {name}\n", location.avma);
+            }
+        }
+    }
+    Ok(text(lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_no_name_server_has() {
+        for own in ["localhost:6065", "LOCALHOST", "127.0.0.1:1", "127.9.9.9", "[::1]:6065", ""] {
+            assert!(is_own_name(own), "{own}");
+        }
+        for other in ["evil.example", "evil.example:6065", "10.0.0.1:6065", "localhost.evil:1"] {
+            assert!(!is_own_name(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn scopes_of_paths() {
+        let scope = |path: &str| scope_of(path).ok();
+        let found = |scope: Scope, kind: &str| Some((scope, kind.to_owned()));
+        assert_eq!(scope("/pid/12/debug/pprof/profile"), found(Scope::Pid(12), "profile"));
+        assert_eq!(scope("/comm/a%20b/debug/pprof/"), found(Scope::Comm("a b".into()), ""));
+        let unit = Scope::Cgroup("nginx.service".into());
+        assert_eq!(scope("/unit/nginx/debug/pprof/heap"), found(unit, "heap"));
+        assert_eq!(scope("/pid/x/debug/pprof/profile"), None);
+        assert_eq!(scope("/comm/%ff/debug/pprof/profile"), None);
+        assert_eq!(scope("/comm/%4/debug/pprof/profile"), None);
+    }
+}

@@ -1,0 +1,234 @@
+//! The index pages: which kinds and which processes there are.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::HashMap,
+    sync::Arc,
+};
+
+use axum::{
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::{
+    profile::{Kind, Process, Profile, Window},
+    recorder::Scope,
+};
+
+/// What can be asked for, and what it is.
+const KINDS: [(&str, &str); 3] = [
+    (
+        "profile",
+        "CPU profile. You can specify the duration in the seconds GET parameter. After you get \
+         the profile file, use the go tool pprof command to investigate the profile.",
+    ),
+    ("cmdline", "The command line of the program."),
+    ("symbol", "Names of program counters, which come in the query or in the body of a POST."),
+];
+
+const STYLE: &str = "
+:root { color-scheme: light dark }
+body { font: 14px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 70rem; padding: 0 1rem }
+h1 { font-size: 1.3rem }
+h2 { font-size: 1.05rem; margin-top: 1.8rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top }
+th { border-bottom: 1px solid #8888 }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
+table.processes { table-layout: fixed }
+td { overflow: hidden; text-overflow: ellipsis }
+td.command { font-family: ui-monospace, monospace; font-size: 12px; white-space: nowrap }
+col.narrow { width: 5rem } col.name { width: 12rem }
+input { font: inherit; padding: .2rem .4rem }
+code { font-size: 12px }
+";
+
+/// The share of one CPU that each process of a window had, by pid and start.
+pub(super) type Shares = HashMap<(u32, u64), f64>;
+
+/// The shares in a window.
+pub(super) fn shares(window: Option<(&Window, &[Profile])>) -> Shares {
+    let Some((window, profiles)) = window else { return Shares::new() };
+    let length_ns = window.duration.as_nanos().max(1) as f64;
+    let share = |profile: &Profile| {
+        let process = profile.processes.first()?;
+        let busy_ns = profile.totals()[Kind::DEFAULT] as f64;
+        Some(((process.pid, process.start_ns), busy_ns / length_ns))
+    };
+    profiles.iter().filter_map(share).collect()
+}
+
+/// A column that processes can be sorted by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Column {
+    Cpu,
+    Pid,
+    Name,
+}
+
+impl Column {
+    fn of(name: Option<&String>) -> Self {
+        match name.map(String::as_str) {
+            Some("pid") => Self::Pid,
+            Some("name") => Self::Name,
+            _ => Self::Cpu,
+        }
+    }
+
+    fn order(self, (a, a_share): (&Process, f64), (b, b_share): (&Process, f64)) -> Ordering {
+        let by_pid = a.pid.cmp(&b.pid);
+        match self {
+            Self::Cpu => b_share.total_cmp(&a_share).then(by_pid),
+            Self::Pid => by_pid,
+            Self::Name => a.comm.cmp(&b.comm).then(by_pid),
+        }
+    }
+}
+
+/// The index of the whole machine, as `sort` and `filter` in its query have it.
+pub(super) fn of_machine(
+    processes: &[Arc<Process>],
+    shares: &Shares,
+    values: &HashMap<String, String>,
+) -> Response {
+    let column = Column::of(values.get("sort"));
+    let filter = values.get("filter").map_or("", String::as_str).trim();
+    let share = |process: &Process| {
+        shares.get(&(process.pid, process.start_ns)).copied().unwrap_or_default()
+    };
+    let mut rows: Vec<(&Process, f64)> = processes
+        .iter()
+        .filter(|process| fits(process, filter))
+        .map(|process| (&**process, share(process)))
+        .collect();
+    rows.sort_by(|a, b| column.order(*a, *b));
+    let heading = |title: &str, name: &str, is_number: bool| {
+        let filter = url_encoded(filter);
+        html! {
+            th class=[is_number.then_some("number")] { a href={ "?sort=" (name) "&filter=" (filter) } { (title) } }
+        }
+    };
+    page(
+        "/debug/pprof/",
+        &html! {
+            p { "The whole machine." }
+            (kinds(""))
+            h2 { "Processes" }
+            form {
+                input type="search" name="filter" value=(filter) placeholder="name or pid"
+                    aria-label="Filter processes";
+                " " input type="submit" value="Filter";
+                " " (rows.len()) " of " (processes.len())
+            }
+            table.processes {
+                colgroup { col.narrow; col.narrow; col.name; col; }
+                tr {
+                    (heading("CPU", "cpu", true))
+                    (heading("pid", "pid", true))
+                    (heading("name", "name", false))
+                    th { "command" }
+                }
+                @for (process, share) in &rows {
+                    tr {
+                        td.number { (format!("{:.1}%", share * 100.0)) }
+                        td.number { (process.pid) }
+                        td {
+                            a href={ "/pid/" (process.pid) "/debug/pprof/" } { (name(process)) }
+                        }
+                        td.command title=(command(process)) { (command(process)) }
+                    }
+                }
+            }
+        },
+    )
+}
+
+/// The index of a process, or of those of one name.
+pub(super) fn of_scope(scope: &Scope, processes: &[Arc<Process>]) -> Response {
+    let mut processes: Vec<_> = processes.iter().collect();
+    processes.sort_by_key(|process| Reverse(process.pid));
+    let title = match scope {
+        Scope::All => "/debug/pprof/".to_owned(),
+        Scope::Pid(pid) => format!("/pid/{pid}/debug/pprof/"),
+        Scope::Comm(name) => format!("/comm/{name}/debug/pprof/"),
+        Scope::Cgroup(name) => format!("/unit/{name}/debug/pprof/"),
+    };
+    page(
+        &title,
+        &html! {
+            @for process in processes {
+                p {
+                    (name(process)) " (" (process.pid) ") "
+                    code { (command(process)) }
+                }
+            }
+            (kinds(""))
+            p { a href="/debug/pprof/" { "all processes" } }
+        },
+    )
+}
+
+fn kinds(base: &str) -> Markup {
+    html! {
+        h2 { "Profiles" }
+        table {
+            tr { th { "profile" } th { "what it is" } }
+            @for (kind, description) in KINDS {
+                tr { td { a href={ (base) (kind) } { (kind) } } td { (description) } }
+            }
+        }
+    }
+}
+
+fn command(process: &Process) -> String {
+    process.cmdline.replace('\0', " ")
+}
+
+fn name(process: &Process) -> &str {
+    if process.comm.is_empty() { "?" } else { &process.comm }
+}
+
+fn fits(process: &Process, filter: &str) -> bool {
+    filter.is_empty()
+        || process.comm.contains(filter)
+        || process.pid.to_string() == filter
+        || process.cmdline.contains(filter)
+}
+
+fn url_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if plain(byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded += &format!("%{byte:02X}");
+        }
+        encoded
+    })
+}
+
+fn page(title: &str, contents: &Markup) -> Response {
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body { h1 { (title) } (contents) }
+        }
+    };
+    // Names are other people's: nothing of them is to run.
+    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; \
+                          base-uri 'none'; frame-ancestors 'none'";
+    let headers: [(HeaderName, HeaderValue); 3] = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    (headers, markup.into_string()).into_response()
+}

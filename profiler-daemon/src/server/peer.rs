@@ -1,0 +1,158 @@
+//! Who is at the other end of a connection, and what they may see.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
+};
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+
+use crate::profile::Process;
+
+/// The members of this group see all processes.
+const GROUP: &str = "rprofd";
+
+/// `TCP_ESTABLISHED` (`include/net/tcp_states.h`).
+const ESTABLISHED: u8 = 1;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    uid: u32,
+    sees_all: bool,
+}
+
+impl Peer {
+    /// The user with this id.
+    pub(super) fn of(uid: u32) -> Self {
+        Self { uid, sees_all: uid == 0 || is_member(uid) }
+    }
+
+    /// The user who owns the socket at the other end of a TCP connection from this machine.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if the kernel does not say who that is. A connection that was closed would
+    /// look like one of root's: it is an error.
+    pub(super) fn of_loopback(peer: SocketAddr, own: SocketAddr) -> io::Result<Self> {
+        owner(peer, own).map(Self::of)
+    }
+
+    /// Whether everything is theirs to see.
+    pub(super) const fn sees_all(self) -> bool {
+        self.sees_all
+    }
+
+    /// Whether a process is theirs to see.
+    pub(super) fn sees(self, process: &Process) -> bool {
+        self.sees_all || process.viewer_uid == self.uid
+    }
+
+    /// Whether they are root.
+    pub(super) const fn is_root(self) -> bool {
+        self.uid == 0
+    }
+}
+
+/// Whether a user is in the group that sees all.
+fn is_member(uid: u32) -> bool {
+    let Ok(Some(group)) = Group::from_name(GROUP) else { return false };
+    let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else { return false };
+    let Ok(name) = std::ffi::CString::new(user.name) else { return false };
+    let groups = getgrouplist(&name, user.gid).unwrap_or_default();
+    user.gid == group.gid || groups.contains(&Gid::from_raw(group.gid.as_raw()))
+}
+
+/// The user who owns the socket `peer` that is connected to `own`: `sock_diag(7)`.
+fn owner(peer: SocketAddr, own: SocketAddr) -> io::Result<u32> {
+    let plain = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    let ((source_address, source_port), (destination_address, destination_port)) =
+        (plain(peer), plain(own));
+    let family = match source_address {
+        IpAddr::V4(_) => AF_INET,
+        IpAddr::V6(_) => AF_INET6,
+    };
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id: SocketId {
+            source_port,
+            destination_port,
+            source_address,
+            destination_address,
+            interface_id: 0,
+            cookie: [0xff; 8],
+        },
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.send(&bytes, 0)?;
+    // The kernel answers within the call above.
+    socket.set_non_blocking(true)?;
+    let mut answer = Vec::with_capacity(4096);
+    socket.recv(&mut answer, 0)?;
+    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer)
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) = answer.payload else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    let header = found.header;
+    if header.state != ESTABLISHED || header.inode == 0 {
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    Ok(header.uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn connected(address: &str) -> (TcpStream, TcpStream, SocketAddr) {
+        let listener = TcpListener::bind(address).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, peer) = listener.accept().unwrap();
+        (client, server, peer)
+    }
+
+    #[test]
+    fn the_owner_of_a_connection_is_known_while_it_lasts() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (client, server, peer) = connected(address);
+            let own = server.local_addr().unwrap();
+            let uid = rustix::process::geteuid().as_raw();
+            assert_eq!(owner(peer, own).unwrap(), uid, "{address}");
+            drop(client);
+            assert!(owner(peer, own).is_err(), "{address}: closed");
+            drop(server);
+            assert!(owner(peer, own).is_err(), "{address}: gone");
+        }
+    }
+
+    #[test]
+    fn others_see_their_own() {
+        let process = |viewer_uid| Process {
+            viewer_uid,
+            ..(*crate::profile::sample::process(7, "app")).clone()
+        };
+        let user = Peer { uid: 1000, sees_all: false };
+        assert!(user.sees(&process(1000)) && !user.sees(&process(0)) && !user.sees(&process(1001)));
+        assert!(Peer::of(0).sees(&process(1001)));
+    }
+}

@@ -1,0 +1,135 @@
+//! A running `rprofd serve`, and clients of it.
+
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+use crate::{
+    dir::TestDir,
+    pprof::Profile,
+    rprofd::{Rprofd, Started, binary},
+};
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The head, lower case.
+    pub head: String,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn read(mut stream: impl std::io::Read) -> Self {
+        let mut bytes = Vec::new();
+        // A connection that is reset has answered what it has answered.
+        let _ = stream.read_to_end(&mut bytes);
+        let end = bytes.windows(4).position(|it| it == b"\r\n\r\n").unwrap_or(bytes.len());
+        let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+        let status = head.split(' ').nth(1).and_then(|it| it.parse().ok()).unwrap_or_default();
+        let body = bytes.get(end + 4..).unwrap_or_default().to_vec();
+        Self { status, head, body }
+    }
+}
+
+/// A running `rprofd serve`.
+pub struct Daemon {
+    /// It.
+    pub rprofd: Started,
+    /// Its TCP address.
+    pub address: SocketAddr,
+    /// Its socket.
+    pub socket: PathBuf,
+    dir: PathBuf,
+}
+
+impl Daemon {
+    /// Starts it in `dir`, at a port that is free, and waits until it answers.
+    pub fn start(dir: &TestDir, args: &[&str]) -> Self {
+        let socket = dir.join("rprofd.sock");
+        let listen = format!("127.0.0.1:0,unix:{}", socket.display());
+        let mut rprofd =
+            Rprofd::bare(binary(), dir).args(["serve", "--listen", &listen]).args(args).start();
+        let line = rprofd.wait_for_line("answering at http://");
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next());
+        let address = address.and_then(|address| address.trim().parse().ok());
+        let address = address.unwrap_or_else(|| panic!("no address in {line}"));
+        Self { rprofd, address, socket, dir: dir.to_path_buf() }
+    }
+
+    /// The URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// What it answers to a GET of `path`.
+    pub fn get(&self, path: &str) -> Answer {
+        get(self.address, path)
+    }
+
+    /// What it answers to these bytes.
+    pub fn send(&self, request: &str) -> Answer {
+        send(self.address, request)
+    }
+
+    /// A connection.
+    pub fn connect(&self) -> TcpStream {
+        connect(self.address)
+    }
+
+    /// What the user `uid` gets, by TCP and by the socket.
+    pub fn get_as(&self, uid: u32, path: &str) -> [Answer; 2] {
+        let socket = self.socket.to_str().expect("UTF-8");
+        let url = self.url(path);
+        [vec![], vec!["--unix-socket", socket]].map(|args| {
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--include", "--max-time", "100"]).args(args).arg(&url);
+            let output = curl.uid(uid).gid(uid).output().expect("curl");
+            Answer::read(&*output.stdout)
+        })
+    }
+
+    /// The profile at `path`, as `go tool pprof` reads it from the URL.
+    pub fn profile(&self, path: &str) -> Profile {
+        let output = Command::new("go")
+            .args(["tool", "pprof", "-proto", "-symbolize=none", "-output"])
+            .arg(self.dir.join("fetched.pb.gz"))
+            .arg(self.url(path))
+            .env("PPROF_TMPDIR", &self.dir)
+            .output()
+            .expect("go");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{path}: {said}");
+        Profile::read(&self.dir.join("fetched.pb.gz"))
+    }
+}
+
+/// What is answered at `address` to a GET of `path`.
+pub fn get(address: SocketAddr, path: &str) -> Answer {
+    send(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+}
+
+fn send(address: SocketAddr, request: &str) -> Answer {
+    let mut stream = connect(address);
+    // One that refuses need not read all.
+    let _ = stream.write_all(request.as_bytes());
+    Answer::read(stream)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("connect");
+    stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
+    stream
+}
