@@ -271,9 +271,10 @@ impl Recorder {
         } else {
             self.symbolizer.describe(None);
         }
+        // Before the first sample, which would be of no window.
+        self.collections.begin();
         self.sampler.enable()?;
         self.latencies.begin();
-        self.collections.begin();
         tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.settings.hertz);
         self.control.tell(News::Started);
         loop {

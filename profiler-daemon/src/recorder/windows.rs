@@ -92,6 +92,9 @@ impl Recorder {
     /// Hands out what has ended, and whose samples and names have come or are not waited for any
     /// more.
     pub(super) fn hand_out(&mut self) {
+        if !self.collections.is_any_ending() {
+            return;
+        }
         let oldest_ns = self.copies.oldest_ns();
         let mut handed_out = false;
         loop {
