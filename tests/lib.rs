@@ -21,9 +21,10 @@ pub mod procfs;
 pub mod programs;
 #[path = "harness/rprofd.rs"]
 pub mod rprofd;
-
 #[path = "harness/serve.rs"]
 pub mod serve;
+#[path = "harness/users.rs"]
+pub mod users;
 
 pub use self::{
     dir::TestDir,

@@ -4,9 +4,10 @@ pub mod serve;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Parser, ValueEnum, builder::RangedU64ValueParser};
+use clap::{ArgAction, Args, Parser, ValueEnum, builder::RangedU64ValueParser};
 
 use crate::{
+    config,
     files::{Format, GroupBy},
     kernel::Event,
     process::Glob,
@@ -21,7 +22,8 @@ Examples:
   sudo rprofd -p 1234 -o flame.svg    a flame graph, until Ctrl-C
 
 Each option has an environment variable: --group-by is RPROFD_GROUP_BY.
-It needs root, or the capabilities that it names when it has not got them.";
+It needs root, or the capabilities that it names when it has not got them. Where `rprofd serve`
+runs, --pid and -- COMMAND need neither, for your own processes.";
 
 const USAGE: &str = "rprofd [OPTIONS]                  the whole machine
        rprofd [OPTIONS] --pid PID        processes, and the children they start
@@ -85,10 +87,6 @@ pub struct Options {
           value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub frequency: u64,
 
-    /// What makes a CPU take a sample
-    #[arg(long, value_name = "EVENT", env = "RPROFD_EVENT", default_value = "cpu-clock")]
-    pub event: EventOption,
-
     /// How long: `30` (seconds), `500ms`, `30s`, `5m`, `2h` [default: until Ctrl-C, or the processes end]
     #[arg(short, long, value_name = "TIME", env = "RPROFD_DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
@@ -117,6 +115,55 @@ pub struct Options {
     /// Leave out user stacks
     #[arg(long, env = "RPROFD_KERNEL_ONLY")]
     pub kernel_only: bool,
+
+    /// How it is recorded.
+    #[command(flatten)]
+    pub recording: Recording,
+
+    /// Under sudo, run COMMAND as root instead of as the user who called
+    #[arg(long, env = "RPROFD_AS_ROOT")]
+    pub as_root: bool,
+
+    /// What is said.
+    #[command(flatten)]
+    pub messages: Messages,
+
+    /// Where the options are that are neither here nor in the environment: TOML
+    #[arg(short, long, value_name = "FILE", env = "RPROFD_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Where `rprofd serve` answers: it records for users who may not sample, of their own processes
+    #[arg(long, value_name = "PATH", env = "RPROFD_SOCKET", default_value = "/run/rprofd.sock")]
+    pub socket: PathBuf,
+
+    /// Start this command, profile it and its children, exit with its status
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+impl Options {
+    /// The options of this process; ends it with a message where they are wrong.
+    pub fn from_command_line() -> Self {
+        match config::resolve::<Self>(&std::env::args_os().collect::<Vec<_>>(), None) {
+            Ok(resolved) => resolved.options,
+            Err(config::Error::Usage(error)) => match planned(&error) {
+                Some(text) => {
+                    eprintln!("error: {text}");
+                    std::process::exit(error.exit_code())
+                }
+                None => error.exit(),
+            },
+            Err(error) => error.exit(),
+        }
+    }
+}
+
+/// How anything is recorded.
+#[derive(Clone, Debug, Args)]
+pub struct Recording {
+    /// What makes a CPU take a sample
+    #[arg(long, value_name = "EVENT", env = "RPROFD_EVENT", default_value = "cpu-clock")]
+    pub event: EventOption,
 
     /// Names from symbol tables alone: less memory, no lines, no inlined functions
     #[arg(help_heading = "Names", long, env = "RPROFD_NO_INLINES")]
@@ -156,11 +203,11 @@ pub struct Options {
     /// Take also what known defects of this kernel make dangerous; without it that is left out, and said
     #[arg(long, env = "RPROFD_IGNORE_DEFECTS")]
     pub ignore_defects: bool,
+}
 
-    /// Under sudo, run COMMAND as root instead of as the user who called
-    #[arg(long, env = "RPROFD_AS_ROOT")]
-    pub as_root: bool,
-
+/// What is said on standard error.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Messages {
     /// Format of messages on standard error
     #[arg(
         help_heading = "Messages",
@@ -178,28 +225,6 @@ pub struct Options {
     /// Say less: errors alone
     #[arg(help_heading = "Messages", short, long, conflicts_with = "verbose")]
     pub quiet: bool,
-
-    /// Start this command, profile it and its children, exit with its status
-    #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
-}
-
-impl Options {
-    /// The options of this process; ends it with a message where they are wrong.
-    pub fn from_command_line() -> Self {
-        use clap::{CommandFactory as _, FromArgMatches as _};
-        let command = Self::command().mut_args(|argument| argument.hide_env(true));
-        let matches = command.try_get_matches();
-        matches.and_then(|matches| Self::from_arg_matches(&matches)).unwrap_or_else(|error| {
-            match planned(&error) {
-                Some(text) => {
-                    eprintln!("error: {text}");
-                    std::process::exit(error.exit_code())
-                }
-                None => error.exit(),
-            }
-        })
-    }
 }
 
 /// What to say where the argument that is wrong is a command that does not exist yet.

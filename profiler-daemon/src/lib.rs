@@ -5,6 +5,7 @@ mod arch;
 mod cgroup;
 pub mod cli;
 pub mod command;
+pub mod config;
 pub mod doctor;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -16,6 +17,7 @@ pub mod profile;
 mod progress;
 pub mod reader;
 pub mod recorder;
+mod remote;
 pub mod rights;
 pub mod run;
 pub mod serve;

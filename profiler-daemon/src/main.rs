@@ -1,13 +1,20 @@
 //! The command `rprofd`.
 
-use std::{process::ExitCode, time::Instant};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Instant,
+};
 
 use profiler_daemon::{
     cli::{self, Options},
-    command, doctor, messages,
+    command,
+    config::Resolved,
+    doctor, messages,
     reader::child,
     run::{RunError, run},
     serve::serve,
+    server,
 };
 
 fn main() -> ExitCode {
@@ -21,16 +28,30 @@ fn main() -> ExitCode {
         _ => {}
     }
     let options = Options::from_command_line();
-    messages::to_stderr(options.quiet, options.verbose, options.log_format);
+    messages::to_stderr(options.messages);
     let is_command = !options.command.is_empty();
     let result = block_on(run(options, started));
     finish(result, is_command)
 }
 
 fn serve_main(arguments: impl Iterator<Item = std::ffi::OsString>, started: Instant) -> ExitCode {
-    let options = cli::serve::Options::from_arguments(arguments);
-    messages::to_stderr(options.quiet, options.verbose, options.log_format);
-    finish(block_on(serve(options, started)), false)
+    let resolved = cli::serve::Options::resolve(arguments).unwrap_or_else(|error| error.exit());
+    if resolved.options.check {
+        return checked(&resolved);
+    }
+    messages::to_stderr(resolved.options.messages);
+    finish(block_on(serve(resolved, started)), false)
+}
+
+/// Prints what the options come to, or what is wrong with what they name.
+fn checked(resolved: &Resolved<cli::serve::Options>) -> ExitCode {
+    if let Err(error) = server::Access::of_options(&resolved.options) {
+        return fail(&error.to_string(), 2, false);
+    }
+    match io::stdout().write_all(resolved.to_toml().as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("cannot write to standard output: {error}"), 1, false),
+    }
 }
 
 fn block_on(work: impl Future<Output = Result<u8, RunError>>) -> Result<u8, RunError> {

@@ -14,11 +14,12 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::cli::LogFormat;
+use crate::cli::{LogFormat, Messages};
 
 /// Lets messages go to standard error: warnings, with `-v` information and times, with `-vv`
 /// everything of ours.
-pub fn to_stderr(quiet: bool, verbose: u8, format: LogFormat) {
+pub fn to_stderr(messages: Messages) {
+    let Messages { log_format: format, verbose, quiet } = messages;
     let level = match (quiet, verbose) {
         (true, _) => "error",
         (_, 0) => "warn",

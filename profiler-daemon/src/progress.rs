@@ -26,7 +26,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// A line for the recording that the options ask for.
     pub(crate) fn new(options: &Options) -> Self {
-        let Options { duration, quiet, .. } = *options;
+        let (duration, quiet) = (options.duration, options.messages.quiet);
         let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
         let wanted = io::stderr().is_terminal() && !dumb && !quiet;
         let bar = wanted.then(|| {

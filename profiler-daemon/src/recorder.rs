@@ -11,8 +11,11 @@ pub mod control;
 mod copies;
 mod error;
 mod latency;
+mod limits;
 mod mappings;
+mod own;
 mod pressure;
+mod requests;
 mod settings;
 mod throttle;
 mod windows;
@@ -44,7 +47,11 @@ pub use control::{Control, News, Order};
 use copies::Copies;
 pub use error::RecordError;
 use latency::Latencies;
+use limits::Keeper;
+pub use limits::Limits;
 use mappings::Waiting;
+pub use own::Own;
+use own::Usage;
 use pressure::Pressure;
 pub use settings::Settings;
 use throttle::Throttle;
@@ -66,6 +73,9 @@ const WITHDRAW: Duration = Duration::from_secs(2);
 
 /// How often we look which CPUs are online.
 const FOLLOW: Duration = Duration::from_secs(1);
+
+/// How often we look what we take ourselves.
+const WATCH: Duration = Duration::from_secs(5);
 
 /// Stacks of an epoch are forgotten when they take this many bytes.
 const RAW_STACK_BYTES: usize = 16 << 20;
@@ -101,8 +111,10 @@ pub struct Recorder {
     fetched: Instant,
     withdrew: Instant,
     followed: Instant,
+    watched: Instant,
     throttle: Throttle,
     pressure: Pressure,
+    keeper: Keeper,
     account: Account,
     stopping: bool,
     is_off: bool,
@@ -167,6 +179,7 @@ impl Recorder {
             table.becomes_command(pid);
         }
         let collections = Collections::new(settings.hertz);
+        let keeper = Keeper::new(settings.limits);
         let mut recorder = Self {
             settings,
             sampler,
@@ -187,8 +200,10 @@ impl Recorder {
             fetched: Instant::now(),
             withdrew: Instant::now(),
             followed: Instant::now(),
+            watched: Instant::now(),
             throttle: Throttle::default(),
             pressure: Pressure::new(),
+            keeper,
             account: Account::default(),
             stopping: false,
             is_off: false,
@@ -242,11 +257,59 @@ impl Recorder {
         }
         self.throttle.look(self.settings.hertz);
         if self.pressure.is_high() {
-            self.symbolizer.relieve();
-            self.next_epoch()?;
-            trim_heap();
+            self.give_caches_up()?;
+        }
+        if self.watched.elapsed() >= WATCH {
+            self.watch_ourselves()?;
         }
         Ok(())
+    }
+
+    fn give_caches_up(&mut self) -> Result<(), RecordError> {
+        self.symbolizer.relieve();
+        self.next_epoch()?;
+        trim_heap();
+        Ok(())
+    }
+
+    /// Notes what we take, and keeps within the limits.
+    fn watch_ourselves(&mut self) -> Result<(), RecordError> {
+        self.watched = Instant::now();
+        let usage = Usage::now(self.symbolizer.readers());
+        let bpf_ns = self.sampler.losses()?.counters.time_ns();
+        if self.keeper.look(usage, bpf_ns, Instant::now()) {
+            self.obey_limits()?;
+        }
+        self.control.note(Own {
+            cpu_ns: usage.cpu_ns,
+            bpf_ns,
+            memory_bytes: usage.memory_bytes,
+            readers: self.symbolizer.readers_started(),
+            processes: self.table.lives().filter(|life| life.is_there()).count(),
+            refused_files: self.symbolizer.refused(),
+            named: self.symbolizer.figures().addresses,
+            tables_cached: self.symbolizer.figures().tables_cached,
+            tables_made: self.symbolizer.figures().tables_made,
+            tables_dropped: self.tables.dropped(),
+            tables_bytes: self.sampler.table_bytes(),
+            hertz: self.collections.rate(),
+            shed: self.keeper.shed().steps(),
+        });
+        Ok(())
+    }
+
+    /// Gives up, or takes up again, what the limits have it.
+    fn obey_limits(&mut self) -> Result<(), RecordError> {
+        let shed = self.keeper.shed();
+        if shed.caches {
+            self.give_caches_up()?;
+        }
+        self.symbolizer.set_no_inlines(self.has_no_inlines());
+        self.set_window_rate(shed.rate(self.settings.hertz))
+    }
+
+    fn has_no_inlines(&self) -> bool {
+        self.settings.no_inlines || self.keeper.shed().detail
     }
 
     fn watch_reader(&mut self) -> Result<(), RecordError> {
@@ -344,10 +407,17 @@ impl Recorder {
                 Order::Record(request) if !self.stopping => self.begin_request(*request)?,
                 // Whoever waits for it hears that it is gone.
                 Order::Record(_) => {}
+                Order::End(tag) => self.collections.cut_short(tag),
                 Order::Off(off) => {
                     self.sampler.set_off(off);
                     self.is_off = off;
                     self.follow_machine()?;
+                }
+                Order::Configure { hertz, window, limits } => {
+                    self.settings.hertz = hertz.clamp(1, self.settings.most_hertz);
+                    self.settings.window = Some(window);
+                    self.keeper.set(limits);
+                    self.obey_limits()?;
                 }
                 Order::List(reply) => {
                     let there = self.table.lives().filter(|life| life.is_there());

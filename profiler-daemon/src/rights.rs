@@ -48,6 +48,53 @@ pub(crate) fn held() -> CapabilitySet {
     capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
 }
 
+/// What beside [`NEEDED`] a daemon may need later: to start readers as another user and to end them,
+/// to run before others, to hand files on, to lock memory.
+const NEEDED_LATER: CapabilitySet = CapabilitySet::SETUID
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SYS_NICE)
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::SYS_RESOURCE);
+
+/// Gives up for good every privilege that is not needed: root without them cannot load modules,
+/// mount, trace the network, or write to other users' files. Call it before threads are started.
+pub fn drop_others() {
+    let needed = NEEDED.iter().fold(NEEDED_LATER, |all, (one, _)| all | *one);
+    // An old kernel's `CAP_SYS_ADMIN` is what others have `CAP_BPF` for.
+    let has_new = held().contains(CapabilitySet::BPF | CapabilitySet::PERFMON);
+    if !has_new {
+        return;
+    }
+    let dropped = drop_but(needed);
+    if let Err(error) = dropped {
+        tracing::debug!("privileges stay as they are: {error}");
+    }
+}
+
+fn drop_but(needed: CapabilitySet) -> rustix::io::Result<()> {
+    use rustix::thread::{
+        CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
+        set_capabilities, set_no_new_privs,
+    };
+    set_no_new_privs(true)?;
+    for capability in (CapabilitySet::all() - needed).iter() {
+        // Those that the kernel does not know are none.
+        let _ = remove_capability_from_bounding_set(capability);
+    }
+    clear_ambient_capability_set()?;
+    let held = capabilities(None)?;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: held.effective & needed,
+            permitted: held.permitted & needed,
+            inheritable: held.inheritable & needed,
+        },
+    )
+}
+
 /// What to do about a refusal: the capabilities that are missing, and the command to type.
 pub fn advice() -> String {
     let missing: Vec<_> = NEEDED

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::Options,
+    cli::{self, Options},
     command::{self, Waiting},
     files::{
         self, Format, GroupBy, Output, Owner, Sink, Summary, Viewer,
@@ -23,9 +23,12 @@ use crate::{
     profile::{Profile, Window},
     progress::Progress,
     recorder::{Control, News, Order, RecordError, Recorder, control::Orders},
-    rights, sudo,
+    remote, rights, sudo,
     targets::Targets,
 };
+
+/// Exit status where the kernel does not let us sample.
+pub(crate) const UNABLE: u8 = 3;
 
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +45,20 @@ pub enum RunError {
     /// The command could not be started.
     #[error("cannot start a process for the command: {0}")]
     Command(io::Error),
+    /// The daemon does not do that for users.
+    #[error(
+        "for users without privileges rprofd serve, at {}, records with --pid PID or -- COMMAND, \
+         of their own processes, without --window, --user-only and --kernel-only\n{}",
+        .0.display(),
+        rights::advice()
+    )]
+    NotForUsers(std::path::PathBuf),
     /// The server does not start.
     #[error(transparent)]
-    Server(#[from] crate::server::ServerError),
+    Listen(#[from] crate::server::ListenError),
+    /// Who may ask is not said, or wrong.
+    #[error(transparent)]
+    Access(#[from] crate::server::AccessError),
     /// A pattern is wrong.
     #[error("the unit's name is no pattern: {0}")]
     Unit(String),
@@ -62,7 +76,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    fn of(call: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn of(call: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |io_error| Self::SystemCall { call, io_error }
     }
 
@@ -74,8 +88,10 @@ impl RunError {
                 | KernelError::NoBtf(_)
                 | KernelError::Bpf(_)
                 | KernelError::PidNamespace,
-            )) => 3,
-            Self::Record(RecordError::Kernel(KernelError::NoCycles(_))) => 3,
+            )) => UNABLE,
+            Self::Record(RecordError::Kernel(KernelError::NoCycles(_))) => UNABLE,
+            Self::Access(_) => 2,
+            Self::NotForUsers(_) => UNABLE,
             Self::Unit(_) => 2,
             Self::Files(error) if error.is_usage() => 2,
             _ => 1,
@@ -100,7 +116,14 @@ fn explain(error: &RecordError) -> String {
 /// [`RunError`].
 pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let start = SystemTime::now();
-    rights::check().map_err(RecordError::from)?;
+    let is_remote = match rights::check() {
+        Ok(()) => false,
+        Err(_) if remote::is_there(&options.socket) => {
+            can_be_asked_for(&options)?;
+            true
+        }
+        Err(error) => return Err(RecordError::from(error).into()),
+    };
     let targets = existing(&options.pid)?;
     let mut signals = Signals::new()?;
     let owner = Owner::who_called_sudo();
@@ -116,24 +139,23 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         Some(waiting)
     };
     let settings = crate::recorder::Settings {
-        hertz: options.frequency,
-        most_hertz: options.frequency,
-        event: options.event.into(),
         filter,
         becomes_command: waiting.as_ref().map(Waiting::id),
         kernel_stacks: !options.user_only,
         user_stacks: !options.kernel_only,
-        unwind_memory_bytes: options.unwind_memory,
-        unwind_cache: (options.unwind_cache != *"off").then(|| options.unwind_cache.clone()),
         window: options.window,
-        no_inlines: options.no_inlines,
-        debug_dirs: options.debug_dir.clone(),
-        log: options.verbose > 1,
-        ignore_defects: options.ignore_defects,
-        started,
-        comments: comments(),
+        ..recorder_settings(options.frequency, &options.recording, options.messages, started)
     };
-    let (recording, orders, mut news) = spawn(settings)?;
+    let (recording, orders, mut news) = if is_remote {
+        remote::spawn(remote::Asked {
+            socket: options.socket.clone(),
+            pids: settings.filter.pids.iter().copied().collect(),
+            children: settings.filter.follow,
+            hertz: settings.hertz,
+        })?
+    } else {
+        spawn(settings)?
+    };
     let progress = Progress::new(&options);
     let mut run = Run {
         orders,
@@ -184,7 +206,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     result?;
     // A command that could not be run has said so; that there are no samples goes without saying.
     let was_not_run = matches!(status, command::NOT_FOUND | command::NOT_RUN);
-    let is_brief = options.quiet || (was_not_run && run.summary.samples() == 0);
+    let is_brief = options.messages.quiet || (was_not_run && run.summary.samples() == 0);
     let failed = run.print_summary(is_brief);
     // Where the recording ended first, the command goes on to its own end.
     while child.is_some() {
@@ -208,6 +230,56 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         return Ok(command::OURSELVES);
     }
     Ok(status)
+}
+
+/// Whether a daemon can do for us what the options ask for.
+fn can_be_asked_for(options: &Options) -> Result<(), RunError> {
+    let asks_for_processes = !options.pid.is_empty() || !options.command.is_empty();
+    let has_patterns = !(options.comm.is_empty()
+        && options.exe.is_empty()
+        && options.cgroup.is_empty()
+        && options.unit.is_empty());
+    let is_plain = options.window.is_none() && !options.user_only && !options.kernel_only;
+    if asks_for_processes && !has_patterns && is_plain {
+        return Ok(());
+    }
+    Err(RunError::NotForUsers(options.socket.clone()))
+}
+
+/// What options that all recordings have ask for: of the whole machine, in one window.
+pub(crate) fn recorder_settings(
+    hertz: u64,
+    recording: &cli::Recording,
+    messages: cli::Messages,
+    started: Instant,
+) -> crate::recorder::Settings {
+    let cli::Recording {
+        event,
+        no_inlines,
+        debug_dir,
+        unwind_memory,
+        unwind_cache,
+        ignore_defects,
+    } = recording;
+    crate::recorder::Settings {
+        hertz,
+        most_hertz: hertz,
+        event: (*event).into(),
+        filter: Filter::default(),
+        becomes_command: None,
+        kernel_stacks: true,
+        user_stacks: true,
+        unwind_memory_bytes: *unwind_memory,
+        unwind_cache: (*unwind_cache != *"off").then(|| unwind_cache.clone()),
+        window: None,
+        limits: Default::default(),
+        no_inlines: *no_inlines,
+        debug_dirs: debug_dir.clone(),
+        log: messages.verbose > 1,
+        ignore_defects: *ignore_defects,
+        started,
+        comments: comments(),
+    }
 }
 
 /// The command's exit status, once it has one; without a command, never.

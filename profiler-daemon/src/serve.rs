@@ -1,23 +1,30 @@
 //! `rprofd serve`: from options to a daemon that answers.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+mod archive;
+mod switch;
+mod systemd;
+
+use std::{sync::Arc, thread::JoinHandle, time::Instant};
 
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{Interval, MissedTickBehavior},
+    sync::mpsc::UnboundedReceiver,
 };
 
+use self::{
+    archive::Archive,
+    switch::Switch,
+    systemd::{Watchdog, notify},
+};
 use crate::{
-    cli::serve::Options,
-    process::Filter,
-    recorder::{News, Order, RecordError, control::Orders},
+    cli::serve::{OnUnsupported, Options},
+    config::Resolved,
+    profile::Profile,
+    recorder::{self, Limits, News, Order, RecordError, control::Orders},
     rights,
     run::{self, RunError},
-    server::{self, App, Server},
+    server::{self, Access, App, Server},
 };
 
 /// The most samples per second and CPU that a request may ask for.
@@ -26,165 +33,254 @@ const MOST_HERTZ: u64 = 10_000;
 /// The rate of a request that does not ask for another, in Hz.
 const DEFAULT_HERTZ: u64 = 99;
 
-/// How often the switch is looked at: nothing is sampled a second after it was thrown.
-const LOOK: Duration = Duration::from_millis(500);
+/// The keys of the configuration that take effect when it is read again.
+const RELOADED: [&str; 14] = [
+    "off_file",
+    "access.auth_file",
+    "access.tls_cert",
+    "access.tls_key",
+    "access.insecure",
+    "sampling.frequency",
+    "sampling.window",
+    "files.directory",
+    "files.max_age",
+    "files.max_size",
+    "limits.memory",
+    "limits.cpu",
+    "limits.memory_windows",
+    "on_unsupported",
+];
 
 /// Serves until it is told to end. Returns the exit status.
 ///
 /// # Errors
 ///
 /// [`RunError`].
-pub async fn serve(options: Options, started: Instant) -> Result<u8, RunError> {
-    rights::check().map_err(RecordError::from)?;
-    let server = Server::bind(&options.listen).await?;
-    let mut ends = Ends::new()?;
-    let (recording, orders, mut news) = run::spawn(recorder_settings(&options, started))?;
+pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, RunError> {
+    let options = &resolved.options;
+    let access = Access::of_options(options)?;
+    let archive = Archive::of_options(options)?;
+    let idles = options.on_unsupported == OnUnsupported::Idle;
+    if let Err(error) = rights::check()
+        && !idles
+    {
+        return Err(RecordError::from(error).into());
+    }
+    let server = Server::bind(&options.listen, options.metrics_listen).await?;
+    rights::drop_others();
+    let mut signals = Signals::new()?;
+    let settings = recorder::Settings {
+        most_hertz: MOST_HERTZ,
+        window: Some(options.window),
+        limits: limits(options),
+        ..run::recorder_settings(options.frequency, &options.recording, options.messages, started)
+    };
+    let (recording, orders, news) = run::spawn(settings)?;
+    let recent_bytes = recent_bytes(options);
     let app = App::new(
         orders.clone(),
-        server::Settings {
-            default_hertz: DEFAULT_HERTZ,
-            most_hertz: MOST_HERTZ,
-            recent_bytes: usize::try_from(options.memory_windows).unwrap_or(usize::MAX),
-        },
+        access,
+        server::Settings { default_hertz: DEFAULT_HERTZ, most_hertz: MOST_HERTZ },
+        recent_bytes,
     );
-    let addresses = server.addresses();
-    let mut switch = Switch::new(options.off_file.clone());
+    let mut addresses = server.urls(options.tls_cert.is_some());
+    if let Some(metrics) = server.metrics_url() {
+        addresses.push(metrics);
+    }
+    let mut daemon = Daemon {
+        switch: Switch::new(options.off_file.clone()),
+        resolved,
+        app: app.clone(),
+        orders,
+        news,
+        recording: Some(recording),
+        archive,
+        addresses,
+        stopping: false,
+    };
     let mut watchdog = Watchdog::new();
-    let mut stopping = false;
-    let mut answering = Box::pin(server.run(app.clone()));
-    loop {
+    let mut answering = Box::pin(server.run(app));
+    while !daemon.has_ended() {
         tokio::select! {
             () = &mut answering => {}
-            told = news.recv() => match told {
-                Some(News::Started) => {
-                    eprintln!("rprofd: answering at {}", addresses.join(" and "));
-                    app.set_unready("");
-                    notify(&[NotifyState::Ready]);
-                }
-                Some(News::Window(window, profiles)) => app.add(window, profiles),
-                Some(News::Stopped(_)) => {}
-                None => break,
+            told = daemon.news.recv(), if daemon.recording.is_some() => match told {
+                Some(told) => daemon.take(told),
+                None => daemon.recording_ended()?,
             },
-            () = switch.turned() => switch.obey(&orders, &app),
+            report = Archive::written(&mut daemon.archive) => daemon.app.wrote(&report),
+            is_off = daemon.switch.turned() => daemon.turn(is_off),
             () = watchdog.due() => notify(&[NotifyState::Watchdog]),
-            () = ends.next() => {
-                if !std::mem::replace(&mut stopping, true) {
-                    notify(&[NotifyState::Stopping]);
-                    orders.give(Order::Stop);
-                }
-                // What has no name yet is not waited for.
-                orders.give(Order::SkipNames);
-            }
+            asked = signals.next() => match asked {
+                Asked::ToEnd => daemon.stop(),
+                Asked::ToReload => daemon.reload(),
+            },
         }
     }
-    recording.join().map_err(|_| RunError::Gone)??;
     Ok(0)
 }
 
-fn recorder_settings(options: &Options, started: Instant) -> crate::recorder::Settings {
-    crate::recorder::Settings {
-        hertz: options.frequency,
-        most_hertz: MOST_HERTZ,
-        event: options.event.into(),
-        filter: Filter::default(),
-        becomes_command: None,
-        kernel_stacks: true,
-        user_stacks: true,
-        unwind_memory_bytes: options.unwind_memory,
-        unwind_cache: (options.unwind_cache != *"off").then(|| options.unwind_cache.clone()),
-        window: Some(options.window),
-        no_inlines: options.no_inlines,
-        debug_dirs: options.debug_dir.clone(),
-        log: options.verbose > 1,
-        ignore_defects: options.ignore_defects,
-        started,
-        comments: run::comments(),
+/// What goes on beside the answering.
+struct Daemon {
+    resolved: Resolved<Options>,
+    app: App,
+    orders: Orders,
+    news: UnboundedReceiver<News>,
+    /// `None`: it has ended.
+    recording: Option<JoinHandle<Result<(), RecordError>>>,
+    archive: Option<Archive>,
+    switch: Switch,
+    addresses: Vec<String>,
+    stopping: bool,
+}
+
+impl Daemon {
+    fn take(&mut self, told: News) {
+        match told {
+            News::Started => {
+                eprintln!("rprofd: answering at {}", self.addresses.join(" and "));
+                self.app.set_unready("");
+                notify(&[NotifyState::Ready]);
+            }
+            News::Window(window, profiles) => {
+                let profiles: Vec<Arc<Profile>> = profiles.into_iter().map(Arc::new).collect();
+                if let Some(archive) = &mut self.archive {
+                    archive.add(window.clone(), profiles.clone());
+                }
+                self.app.add(window, profiles);
+            }
+            News::Stopped(_) => {}
+        }
+    }
+
+    /// The recording is over: since it was told to, or since it could not begin.
+    fn recording_ended(&mut self) -> Result<(), RunError> {
+        let Some(recording) = self.recording.take() else { return Ok(()) };
+        let result = recording.join().map_err(|_| RunError::Gone)?;
+        let idles = self.resolved.options.on_unsupported == OnUnsupported::Idle;
+        match result.map_err(RunError::from) {
+            Err(error) if idles && error.exit_status() == run::UNABLE => {
+                let text = format!("nothing is sampled: {error}");
+                eprintln!("rprofd: answering at {}; {text}", self.addresses.join(" and "));
+                self.app.set_unready(&text);
+                // Whoever waits for the start of a service is not to wait for ever.
+                notify(&[NotifyState::Ready, NotifyState::Status("nothing is sampled")]);
+                Ok(())
+            }
+            result => {
+                self.stopping = true;
+                result
+            }
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        let is_writing = self.archive.as_ref().is_some_and(Archive::is_busy);
+        self.stopping && self.recording.is_none() && !is_writing
+    }
+
+    fn stop(&mut self) {
+        if !std::mem::replace(&mut self.stopping, true) {
+            notify(&[NotifyState::Stopping]);
+            self.orders.give(Order::Stop);
+        }
+        // What has no name yet is not waited for.
+        self.orders.give(Order::SkipNames);
+    }
+
+    fn turn(&mut self, is_off: bool) {
+        self.orders.give(Order::Off(is_off));
+        if self.recording.is_none() {
+            return;
+        }
+        let why = self.switch.why();
+        tracing::warn!("{}", if is_off { &why } else { "sampling is on again" });
+        self.app.set_unready(&why);
+    }
+
+    /// Reads the configuration again; one that is wrong changes nothing.
+    fn reload(&mut self) {
+        match self.read_again() {
+            Ok(()) => tracing::warn!("the configuration was read again"),
+            Err(error) => {
+                tracing::error!("the configuration stays as it was: {error}");
+            }
+        }
+    }
+
+    fn read_again(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        let resolved = Options::resolve(std::env::args_os().skip(2))?;
+        let options = &resolved.options;
+        let access = Access::of_options(options)?;
+        let has_other_files =
+            resolved.differences(&self.resolved).any(|it| it.starts_with("files."));
+        if has_other_files {
+            self.archive = Archive::of_options(options)?;
+        }
+        let (hertz, window, limits) = (options.frequency, options.window, limits(options));
+        self.orders.give(Order::Configure { hertz, window, limits });
+        self.app.set_access(access);
+        self.app.set_recent_bytes(recent_bytes(options));
+        self.switch.set_path(options.off_file.clone());
+        for key in resolved.differences(&self.resolved) {
+            if !RELOADED.contains(&key) {
+                tracing::warn!("{key} takes effect when rprofd is started again");
+            }
+        }
+        self.resolved = resolved;
+        Ok(())
     }
 }
 
-/// Tells systemd, where it is that which has started us.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(false, states) {
-        tracing::debug!("systemd is not told: {error}");
-    }
+fn recent_bytes(options: &Options) -> usize {
+    usize::try_from(options.memory_windows).unwrap_or(usize::MAX)
 }
 
-/// Ctrl-C, and being told to end.
-struct Ends([Signal; 2]);
+fn limits(options: &Options) -> Limits {
+    Limits { memory_bytes: options.memory_limit, cpu_percent: options.cpu_limit }
+}
 
-impl Ends {
+/// What a signal asks for.
+enum Asked {
+    ToEnd,
+    ToReload,
+}
+
+/// Ctrl-C, being told to end, and to read the configuration again.
+struct Signals([Signal; 3]);
+
+impl Signals {
     fn new() -> Result<Self, RunError> {
         let listen = |kind| {
             signal(kind).map_err(|io_error| RunError::SystemCall { call: "sigaction", io_error })
         };
-        Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?]))
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
     }
 
-    async fn next(&mut self) {
-        let [interrupt, terminate] = &mut self.0;
+    async fn next(&mut self) -> Asked {
+        let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = interrupt.recv() => Asked::ToEnd,
+            _ = terminate.recv() => Asked::ToEnd,
+            _ = hangup.recv() => Asked::ToReload,
         }
     }
 }
 
-/// A file that, while it is there, keeps rprofd from sampling.
-struct Switch {
-    path: PathBuf,
-    is_off: bool,
-    looks: Interval,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Switch {
-    fn new(path: PathBuf) -> Self {
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { path, is_off: false, looks }
-    }
-
-    /// Returns once it was turned.
-    async fn turned(&mut self) {
-        loop {
-            self.looks.tick().await;
-            // The file is root's, in a directory of root's: that it is there is all that counts.
-            if self.path.symlink_metadata().is_ok() != self.is_off {
-                self.is_off = !self.is_off;
-                return;
-            }
-        }
-    }
-
-    fn obey(&self, orders: &Orders, app: &App) {
-        orders.give(Order::Off(self.is_off));
-        if self.is_off {
-            let text = format!("sampling is off while {} is there", self.path.display());
-            tracing::warn!("{text}");
-            app.set_unready(&text);
-        } else {
-            tracing::warn!("sampling is on again");
-            app.set_unready("");
-        }
-    }
-}
-
-/// Shows systemd that we still turn round.
-struct Watchdog(Option<Interval>);
-
-impl Watchdog {
-    fn new() -> Self {
-        let mut microseconds = 0;
-        let is_asked_for = sd_notify::watchdog_enabled(false, &mut microseconds);
-        let period = Duration::from_micros(microseconds) / 3;
-        Self((is_asked_for && !period.is_zero()).then(|| tokio::time::interval(period)))
-    }
-
-    async fn due(&mut self) {
-        match &mut self.0 {
-            Some(interval) => {
-                interval.tick().await;
-            }
-            None => std::future::pending().await,
+    #[test]
+    fn what_is_read_again_are_keys() {
+        let resolved = Options::resolve(["-c".into(), "/dev/null".into()].into_iter()).unwrap();
+        let text = resolved.to_toml();
+        for key in RELOADED {
+            let name = key.rsplit('.').next().unwrap_or_default();
+            assert!(text.lines().any(|line| line.contains(&format!("{name} ="))), "{key}");
         }
     }
 }

@@ -22,13 +22,31 @@ pub struct Counters {
     pub stack_lost: u64,
     /// Children of a target that are not followed since the map was full.
     pub fork_lost: u64,
+    /// Runs of the sampling program that were timed: one in [`TIMED`].
+    pub timed: u64,
+    /// What they took, in nanoseconds.
+    pub timed_ns: u64,
 }
+
+/// One run of the sampling program in so many is timed; a power of two.
+pub const TIMED: u64 = 64;
 
 impl Counters {
     /// Adds the counts of another CPU.
     pub fn add(&mut self, other: &Self) {
-        let Self { entered, idle, filtered, sent, busy, ring_full, unread, stack_lost, fork_lost } =
-            other;
+        let Self {
+            entered,
+            idle,
+            filtered,
+            sent,
+            busy,
+            ring_full,
+            unread,
+            stack_lost,
+            fork_lost,
+            timed,
+            timed_ns,
+        } = other;
         self.entered += entered;
         self.idle += idle;
         self.filtered += filtered;
@@ -38,6 +56,8 @@ impl Counters {
         self.unread += unread;
         self.stack_lost += stack_lost;
         self.fork_lost += fork_lost;
+        self.timed += timed;
+        self.timed_ns += timed_ns;
     }
 
     /// Samples that were to be taken, and of which something became.
@@ -50,11 +70,28 @@ impl Counters {
         self.entered - self.idle - self.filtered
     }
 
+    /// What all runs of the sampling program took, in nanoseconds, by those that were timed.
+    pub fn time_ns(&self) -> u64 {
+        let all = u128::from(self.timed_ns) * u128::from(self.entered);
+        u64::try_from(all / u128::from(self.timed.max(1))).unwrap_or(u64::MAX)
+    }
+
     /// What was counted on top of `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        let Self { entered, idle, filtered, sent, busy, ring_full, unread, stack_lost, fork_lost } =
-            *self;
+        let Self {
+            entered,
+            idle,
+            filtered,
+            sent,
+            busy,
+            ring_full,
+            unread,
+            stack_lost,
+            fork_lost,
+            timed,
+            timed_ns,
+        } = *self;
         Self {
             entered: entered.saturating_sub(before.entered),
             idle: idle.saturating_sub(before.idle),
@@ -65,6 +102,21 @@ impl Counters {
             unread: unread.saturating_sub(before.unread),
             stack_lost: stack_lost.saturating_sub(before.stack_lost),
             fork_lost: fork_lost.saturating_sub(before.fork_lost),
+            timed: timed.saturating_sub(before.timed),
+            timed_ns: timed_ns.saturating_sub(before.timed_ns),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_all_runs_is_that_of_those_that_were_timed() {
+        let counters =
+            Counters { entered: 6400, timed: 100, timed_ns: 500_000, ..Counters::default() };
+        assert_eq!(counters.time_ns(), 32_000_000);
+        assert_eq!(Counters { entered: 3, ..Counters::default() }.time_ns(), 0);
     }
 }

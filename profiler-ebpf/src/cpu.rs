@@ -9,7 +9,7 @@ use aya_ebpf::{
         bpf_get_smp_processor_id,
         generated::{
             bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_stack, bpf_ktime_get_boot_ns,
-            bpf_loop, bpf_ringbuf_output,
+            bpf_ktime_get_ns, bpf_loop, bpf_ringbuf_output,
         },
     },
     macros::perf_event,
@@ -17,6 +17,7 @@ use aya_ebpf::{
 };
 use profiler_ebpf::{
     config::{self, Config, Control},
+    counters,
     record::{
         self, KERNEL_PID, Kind, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_HEADER_BYTES, Sample,
     },
@@ -35,7 +36,23 @@ use crate::{
 /// Entered on each CPU at each period of the clock.
 #[perf_event]
 pub(crate) fn cpu(ctx: PerfEventContext) -> u32 {
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the pointer is to this CPU's element.
+    let entered = unsafe {
+        (*counters).entered += 1;
+        (*counters).entered
+    };
+    let is_timed = entered % counters::TIMED == 0;
+    // SAFETY: the helper has no arguments.
+    let begin_ns = if is_timed { unsafe { bpf_ktime_get_ns() } } else { 0 };
     let _ = enter(&ctx);
+    if is_timed {
+        // SAFETY: the helper has no arguments, and the pointer is to this CPU's element.
+        unsafe {
+            (*counters).timed += 1;
+            (*counters).timed_ns += bpf_ktime_get_ns() - begin_ns;
+        }
+    }
     0
 }
 
@@ -51,7 +68,6 @@ macro_rules! count {
 /// Who runs, and whether a sample of it is wanted.
 #[inline(always)]
 fn enter(ctx: &PerfEventContext) -> Option<()> {
-    count!(entered);
     let pid = ctx.tgid();
     let tid = ctx.pid();
     if tid == 0 {

@@ -48,8 +48,10 @@ impl Answer {
 pub struct Daemon {
     /// It.
     pub rprofd: Started,
-    /// Its TCP address.
+    /// Its first TCP address.
     pub address: SocketAddr,
+    /// All URLs that it answers at.
+    pub urls: Vec<String>,
     /// Its socket.
     pub socket: PathBuf,
     dir: PathBuf,
@@ -58,15 +60,20 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it in `dir`, at a port that is free, and waits until it answers.
     pub fn start(dir: &TestDir, args: &[&str]) -> Self {
+        Self::started(dir, Rprofd::bare(binary(), dir).args(["serve"]).args(args))
+    }
+
+    /// The same with a command line that ends behind `serve` and more options.
+    pub fn started(dir: &TestDir, rprofd: Rprofd) -> Self {
         let socket = dir.join("rprofd.sock");
         let listen = format!("127.0.0.1:0,unix:{}", socket.display());
-        let mut rprofd =
-            Rprofd::bare(binary(), dir).args(["serve", "--listen", &listen]).args(args).start();
-        let line = rprofd.wait_for_line("answering at http://");
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next());
-        let address = address.and_then(|address| address.trim().parse().ok());
+        let mut rprofd = rprofd.args(["--listen", &listen]).start();
+        let line = rprofd.wait_for_line("answering at ");
+        let words = line.split_whitespace().map(|word| word.trim_end_matches(';').to_owned());
+        let urls: Vec<String> = words.filter(|word| word.starts_with("http")).collect();
+        let address = urls.iter().find_map(|url| url.split("://").nth(1)?.parse().ok());
         let address = address.unwrap_or_else(|| panic!("no address in {line}"));
-        Self { rprofd, address, socket, dir: dir.to_path_buf() }
+        Self { rprofd, address, urls, socket, dir: dir.to_path_buf() }
     }
 
     /// The URL of a path.
@@ -93,12 +100,7 @@ impl Daemon {
     pub fn get_as(&self, uid: u32, path: &str) -> [Answer; 2] {
         let socket = self.socket.to_str().expect("UTF-8");
         let url = self.url(path);
-        [vec![], vec!["--unix-socket", socket]].map(|args| {
-            let mut curl = Command::new("curl");
-            curl.args(["--silent", "--include", "--max-time", "100"]).args(args).arg(&url);
-            let output = curl.uid(uid).gid(uid).output().expect("curl");
-            Answer::read(&*output.stdout)
-        })
+        [vec![&*url], vec!["--unix-socket", socket, &url]].map(|args| curl(uid, &args))
     }
 
     /// The profile at `path`, as `go tool pprof` reads it from the URL.
@@ -114,6 +116,14 @@ impl Daemon {
         assert!(output.status.success(), "{path}: {said}");
         Profile::read(&self.dir.join("fetched.pb.gz"))
     }
+}
+
+/// What `curl` gets as the user `uid`.
+pub fn curl(uid: u32, args: &[&str]) -> Answer {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--include", "--http1.1", "--max-time", "100"]).args(args);
+    let output = curl.uid(uid).gid(uid).output().expect("curl");
+    Answer::read(&*output.stdout)
 }
 
 /// What is answered at `address` to a GET of `path`.

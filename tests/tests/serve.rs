@@ -52,12 +52,11 @@ fn go_tool_pprof_reads_a_process_and_the_machine() {
     wait_for(200, || daemon.get(&format!("/pid/{pid}/debug/pprof/")));
     let by_pid = daemon.profile(&format!("/pid/{pid}/debug/pprof/profile?seconds=3"));
     assert_eq!(by_pid.count("frequency_hz"), Some(99), "{:?}", by_pid.comments);
-    // Of few samples, where others have the CPUs, too.
-    let share = by_pid.share("burn_40");
-    assert!((0.2..0.65).contains(&share), "{share}");
     assert!(by_pid.samples.iter().all(|sample| sample.labels["comm"] == "served"));
     let by_comm = daemon.profile("/comm/served/debug/pprof/profile?seconds=2&hz=499");
     assert_eq!(by_comm.count("frequency_hz"), Some(499), "{:?}", by_comm.comments);
+    let share = by_comm.share("burn_40");
+    assert!((0.3..0.5).contains(&share), "{share}");
     let machine = daemon.profile("/debug/pprof/profile?seconds=2");
     assert!(machine.share("burn_40") > 0.0);
     // What was recorded before anybody asked.
@@ -299,7 +298,8 @@ fn it_ends_in_order_and_starts_after_a_kill() {
         .args(["serve", "--listen", &listen])
         .run()
         .expect_code(1);
-    assert!(second.stderr.contains("ss -ltnp"), "{}", second.stderr);
+    let holder = format!("rprofd, process {}, listens there", daemon.rprofd.pid());
+    assert!(second.stderr.contains(&holder), "{}", second.stderr);
     daemon.rprofd.signal(Signal::KILL);
     let begin = Instant::now();
     while daemon.rprofd.is_running() {

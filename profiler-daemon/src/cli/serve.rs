@@ -1,14 +1,25 @@
 //! The options of `rprofd serve`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use clap::{ArgAction, Parser};
+use clap::{Parser, ValueEnum};
 
-use super::{EventOption, LogFormat, bytes, duration};
-use crate::server::Address;
+use super::{Messages, Recording, bytes, duration};
+use crate::{
+    config::{self, Resolved},
+    server::Address,
+};
 
 /// What makes the first argument this command.
 pub const ARGUMENT: &str = "serve";
+
+/// The configuration, where no other is named.
+const FILE: &str = "/etc/rprofd/config.toml";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -17,7 +28,8 @@ Examples:
   go tool pprof http://127.0.0.1:6065/debug/pprof/profile?from=-5m
   curl --unix-socket /run/rprofd.sock http://localhost/debug/pprof/
 
-Each option has an environment variable: --window is RPROFD_WINDOW.
+Each option has an environment variable, --window is RPROFD_WINDOW, and a key in the
+configuration file: `rprofd serve --check` prints them all. SIGHUP reads the file again.
 Users see their own processes; root and the group rprofd see all.";
 
 /// Profile all processes, all the time, and answer for each what net/http/pprof answers for a Go
@@ -25,7 +37,8 @@ Users see their own processes; root and the group rprofd see all.";
 #[derive(Debug, Parser)]
 #[command(name = "rprofd serve", bin_name = "rprofd serve", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Options {
-    /// Where to answer: `127.0.0.1:PORT`, `[::1]:PORT` or `unix:PATH` (repeatable)
+    /// Where to answer: `ADDRESS:PORT` or `unix:PATH` (repeatable). Other machines need a password or
+    /// a token
     #[arg(
         short,
         long,
@@ -41,10 +54,6 @@ pub struct Options {
           value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub frequency: u64,
 
-    /// What makes a CPU take a sample
-    #[arg(long, value_name = "EVENT", env = "RPROFD_EVENT", default_value = "cpu-clock")]
-    pub event: EventOption,
-
     /// A new window each TIME
     #[arg(short, long, value_name = "TIME", env = "RPROFD_WINDOW", value_parser = duration, default_value = "10s")]
     pub window: Duration,
@@ -57,74 +66,104 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "RPROFD_OFF_FILE", default_value = "/run/rprofd/off")]
     pub off_file: PathBuf,
 
-    /// Names from symbol tables alone: less memory, no lines, no inlined functions
-    #[arg(help_heading = "Names", long, env = "RPROFD_NO_INLINES")]
-    pub no_inlines: bool,
+    /// What to do where the kernel does not let rprofd sample: `idle` answers and says why, for fleets
+    #[arg(long, value_name = "WHAT", env = "RPROFD_ON_UNSUPPORTED", default_value = "fail")]
+    pub on_unsupported: OnUnsupported,
 
-    /// Where separate debug files are
+    /// Where the options are that are neither here nor in the environment: TOML
+    /// [default: /etc/rprofd/config.toml, if it is there]
+    #[arg(short, long, value_name = "FILE", env = "RPROFD_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Print what all options come to, and where each value is from, and end
+    #[arg(long)]
+    pub check: bool,
+
+    /// Who may ask from elsewhere: lines of htpasswd (bcrypt), and `token NAME SHA256`
+    #[arg(help_heading = "Access", long, value_name = "FILE", env = "RPROFD_AUTH_FILE")]
+    pub auth_file: Option<PathBuf>,
+
+    /// HTTPS: the chain of certificates, PEM
     #[arg(
-        help_heading = "Names",
+        help_heading = "Access",
         long,
-        value_name = "DIR",
-        env = "RPROFD_DEBUG_DIR",
-        default_value = "/usr/lib/debug"
+        value_name = "FILE",
+        env = "RPROFD_TLS_CERT",
+        requires = "tls_key"
     )]
-    pub debug_dir: Vec<PathBuf>,
+    pub tls_cert: Option<PathBuf>,
 
-    /// What unwind tables may take in the kernel; the least recently used are dropped
+    /// HTTPS: the private key, PEM
     #[arg(
-        help_heading = "Unwinding",
+        help_heading = "Access",
         long,
-        value_name = "SIZE",
-        env = "RPROFD_UNWIND_MEMORY",
-        default_value = "256MiB",
-        value_parser = bytes
+        value_name = "FILE",
+        env = "RPROFD_TLS_KEY",
+        requires = "tls_cert"
     )]
-    pub unwind_memory: u64,
+    pub tls_key: Option<PathBuf>,
 
-    /// Where unwind tables are kept from run to run; `off`: nowhere
-    #[arg(
-        help_heading = "Unwinding",
-        long,
-        value_name = "DIR",
-        env = "RPROFD_UNWIND_CACHE",
-        default_value = "/var/cache/rprofd/unwind"
-    )]
-    pub unwind_cache: PathBuf,
+    /// Answer other machines without HTTPS: passwords can be read on the way
+    #[arg(help_heading = "Access", long, env = "RPROFD_INSECURE")]
+    pub insecure: bool,
 
-    /// Take also what known defects of this kernel make dangerous; without it that is left out, and said
-    #[arg(long, env = "RPROFD_IGNORE_DEFECTS")]
-    pub ignore_defects: bool,
+    /// Where `/metrics`, `/healthz` and `/readyz` alone are answered, to anybody, without HTTPS
+    #[arg(help_heading = "Access", long, value_name = "ADDR", env = "RPROFD_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
 
-    /// Format of messages on standard error
-    #[arg(
-        help_heading = "Messages",
-        long,
-        value_name = "FORMAT",
-        env = "RPROFD_LOG_FORMAT",
-        default_value = "text"
-    )]
-    pub log_format: LogFormat,
+    /// Write each window to this directory, too: a pprof file per process
+    #[arg(help_heading = "Files", long, value_name = "DIR", env = "RPROFD_FILES")]
+    pub files: Option<PathBuf>,
 
-    /// Say more; twice: much more
-    #[arg(help_heading = "Messages", short, long, action = ArgAction::Count)]
-    pub verbose: u8,
+    /// Remove files that are older
+    #[arg(help_heading = "Files", long, value_name = "TIME", env = "RPROFD_FILES_MAX_AGE",
+          value_parser = duration, default_value = "24h")]
+    pub files_max_age: Duration,
 
-    /// Say less: errors alone
-    #[arg(help_heading = "Messages", short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
+    /// What all files may take; the oldest make room
+    #[arg(help_heading = "Files", long, value_name = "SIZE", env = "RPROFD_FILES_MAX_SIZE",
+          value_parser = bytes, default_value = "1GiB")]
+    pub files_max_size: u64,
+
+    /// What rprofd's processes may have in memory: above it caches, then detail, then samples are given up
+    #[arg(help_heading = "Limits", long, value_name = "SIZE", env = "RPROFD_MEMORY_LIMIT", value_parser = bytes)]
+    pub memory_limit: Option<u64>,
+
+    /// What rprofd may take of one CPU, in percent: above it detail, then samples are given up
+    #[arg(help_heading = "Limits", long, value_name = "PERCENT", env = "RPROFD_CPU_LIMIT",
+          value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub cpu_limit: Option<u64>,
+
+    /// How it is recorded.
+    #[command(flatten)]
+    pub recording: Recording,
+
+    /// What is said.
+    #[command(flatten)]
+    pub messages: Messages,
+}
+
+/// `--on-unsupported`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnUnsupported {
+    /// End with status 3
+    Fail,
+    /// Stay, unready, and say why
+    Idle,
 }
 
 impl Options {
-    /// The options behind `serve`; ends the process with a message where they are wrong.
-    pub fn from_arguments(arguments: impl Iterator<Item = std::ffi::OsString>) -> Self {
-        use clap::{CommandFactory as _, FromArgMatches as _};
-        let command = Self::command().mut_args(|argument| argument.hide_env(true));
-        let matches =
-            command.try_get_matches_from(std::iter::once("rprofd serve".into()).chain(arguments));
-        matches
-            .and_then(|matches| Self::from_arg_matches(&matches))
-            .unwrap_or_else(|error| error.exit())
+    /// The options behind `serve`, with the environment and the file.
+    ///
+    /// # Errors
+    ///
+    /// [`config::Error`].
+    pub fn resolve(
+        arguments: impl Iterator<Item = OsString>,
+    ) -> Result<Resolved<Self>, config::Error> {
+        let program = std::iter::once("rprofd serve".into());
+        let arguments: Vec<_> = program.chain(arguments).collect();
+        config::resolve(&arguments, Some(Path::new(FILE)))
     }
 }
 
@@ -143,9 +182,9 @@ mod tests {
     fn where_it_answers() {
         let options = Options::try_parse_from(["rprofd serve"]).unwrap();
         let listen: Vec<_> = options.listen.iter().map(ToString::to_string).collect();
-        assert_eq!(listen, ["http://127.0.0.1:6065", "unix:/run/rprofd.sock"]);
+        assert_eq!(listen, ["127.0.0.1:6065", "unix:/run/rprofd.sock"]);
         let options = Options::try_parse_from(["rprofd serve", "-l", "[::1]:80"]).unwrap();
         assert_eq!(options.listen, ["[::1]:80".parse().unwrap()]);
-        assert!(Options::try_parse_from(["rprofd serve", "-l", "0.0.0.0:80"]).is_err());
+        assert!(Options::try_parse_from(["rprofd serve", "-l", "localhost"]).is_err());
     }
 }

@@ -252,7 +252,7 @@ pub(super) fn examine(pid: u32, debug_dirs: Vec<PathBuf>) -> Result<Report, Doct
                     let life = table.life(id);
                     life.into_iter().flat_map(Life::current).for_each(|it| findings.note(it));
                 }
-                Change::Describe(_) => {}
+                Change::Describe(_) | Change::Forked(..) => {}
             }
         }
         for news in symbolizer.take_news() {

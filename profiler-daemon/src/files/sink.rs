@@ -1,6 +1,7 @@
 //! Writes the profiles of each window.
 
 use std::{
+    borrow::Borrow,
     cmp::Reverse,
     collections::HashMap,
     ffi::{OsStr, OsString},
@@ -90,9 +91,14 @@ impl Sink {
         Ok(Self { settings, place, names: Names::default(), has_written: false })
     }
 
-    /// Writes the profiles of a window; no file for one without samples. A file that can't be written does not keep others from
-    /// being written: the report has the reason.
-    pub fn write(&mut self, window: &Window, profiles: &[Profile]) -> Report {
+    /// Writes the profiles of a window; no file for one without samples. A file that can't be written
+    /// does not keep others from being written: the report has the reason.
+    pub fn write<P: Borrow<Profile>>(&mut self, window: &Window, profiles: &[P]) -> Report {
+        let profiles: Vec<&Profile> = profiles.iter().map(Borrow::borrow).collect();
+        self.write_all(window, &profiles)
+    }
+
+    fn write_all(&mut self, window: &Window, profiles: &[&Profile]) -> Report {
         let mut report = Report {
             window: window.clone(),
             rows: Vec::new(),
@@ -160,7 +166,7 @@ impl Sink {
     }
 
     /// The groups, the busiest first.
-    fn groups<'a>(&self, profiles: &'a [Profile]) -> Vec<Members<'a>> {
+    fn groups<'a>(&self, profiles: &[&'a Profile]) -> Vec<Members<'a>> {
         // For one output of everything the table is by process, too.
         let mut groups: Vec<Members<'a>> = Vec::new();
         let mut indices: HashMap<Group, usize> = HashMap::new();
@@ -260,13 +266,12 @@ impl Writer<'_> {
         names: &mut Names,
         window: &Window,
         groups: &[Members<'_>],
-        profiles: &[Profile],
+        profiles: &[&Profile],
     ) {
         let Settings { format, group_by, max_files, .. } = *settings;
         let kind = window.kind;
-        let all: Vec<&Profile> = profiles.iter().collect();
         let name = names.all(kind, format);
-        let host = merge(window, &all, MergedName::Host);
+        let host = merge(window, profiles, MergedName::Host);
         self.report.everything = self.write(OsStr::new(&name), format, &host);
         drop(host);
 
@@ -294,7 +299,7 @@ impl Writer<'_> {
                 let svg = with_format(&first, format, Format::Svg);
                 let profile = match groups.first().filter(|_| busiest.is_some()) {
                     Some(members) => members.profile(window),
-                    None => Owned::Merged(Box::new(merge(window, &all, MergedName::Host))),
+                    None => Owned::Merged(Box::new(merge(window, profiles, MergedName::Host))),
                 };
                 if self.write(&svg, Format::Svg, profile.as_ref()).is_some() {
                     self.report.first_look = Some(FirstLook::FlameGraph(directory.join(svg)));
@@ -336,13 +341,13 @@ impl<'a> Members<'a> {
 }
 
 /// One profile of all: named by its program where that is the only one.
-fn everything(window: &Window, profiles: &[Profile]) -> Profile {
+fn everything(window: &Window, profiles: &[&Profile]) -> Profile {
     let mut exes = profiles.iter().flat_map(|it| &it.processes).map(|process| &process.exe);
     let first = exes.next();
     let is_one_program = first.is_some_and(|first| !first.is_empty() && exes.all(|it| it == first));
     let name =
         if is_one_program || profiles.len() == 1 { MergedName::First } else { MergedName::Host };
-    merge(window, &profiles.iter().collect::<Vec<_>>(), name)
+    merge(window, profiles, name)
 }
 
 fn row(members: &Members<'_>) -> Row {

@@ -262,6 +262,11 @@ impl Sampler {
         self.tables.insert(table, words)
     }
 
+    /// What is set aside for unwind tables, in bytes.
+    pub fn table_bytes(&self) -> u64 {
+        self.tables.bytes()
+    }
+
     /// The rule in force at `svma` of the file whose table is in this slot.
     pub fn rule(&self, slot: u32, svma: u64) -> Rule {
         self.tables.rule(slot, svma)

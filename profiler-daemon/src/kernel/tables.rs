@@ -74,6 +74,11 @@ impl TableMap {
         })
     }
 
+    /// What is set aside for tables, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.blocks.len() as u64 * u64::from(SLAB_BLOCKS) * BLOCK_BYTES as u64
+    }
+
     /// Makes a table known; where it is, or `None` if there is no room.
     ///
     /// `words` are those of whole blocks.

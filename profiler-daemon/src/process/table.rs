@@ -35,6 +35,8 @@ pub enum Change {
     Describe(u32),
     /// The process's current mappings are different: tell the kernel side.
     Mappings(LifeId),
+    /// The first process has started the second.
+    Forked(LifeId, LifeId),
 }
 
 /// All processes that are known.

@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod build;
 pub mod command_line;
 pub mod frame;
+mod kernel_addresses;
 pub mod merge;
 pub mod pprof;
 #[cfg(test)]
@@ -67,6 +68,22 @@ pub struct Window {
     pub comments: Vec<String>,
     /// What was lost of the window, and how many of it; the comments have it, too.
     pub losses: Vec<(&'static str, u64)>,
+}
+
+impl Window {
+    /// What can be lost, as [`Window::losses`] and the comments call it. The first is all samples that
+    /// should have been taken of a running process and are not there.
+    pub const LOSSES: [&'static str; 9] = [
+        "samples",
+        "samples_missed",
+        "samples_ring_full",
+        "samples_nested",
+        "samples_unread",
+        "stacks",
+        "stack_id_collisions",
+        "side_band",
+        "forks",
+    ];
 }
 
 /// Samples of one kind and window: of one process, or merged from several.
@@ -222,6 +239,23 @@ impl Outcomes {
     pub fn by_name(&self) -> [(&'static str, u64); 8] {
         let mut counts = *self;
         counts.by_name_mut().map(|(name, count)| (name, *count))
+    }
+
+    /// Takes a count from a comment such as `outcome.truncated=3`. Returns whether it is one.
+    pub fn take_comment(&mut self, comment: &str) -> bool {
+        let Some((name, count)) =
+            comment.strip_prefix("outcome.").and_then(|it| it.split_once('='))
+        else {
+            return false;
+        };
+        let known = self.by_name_mut().into_iter().find(|(known, _)| *known == name);
+        match (known, count.parse()) {
+            (Some((_, own)), Ok(count)) => {
+                *own = count;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The one list of them: what adds up and what names them goes through it.

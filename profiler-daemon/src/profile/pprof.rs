@@ -2,6 +2,8 @@
 //!
 //! The schema is `proto/profile.proto`. The same profile gives the same bytes, always.
 
+mod decode;
+
 use std::{
     collections::HashMap,
     io::{self, Write},
@@ -10,6 +12,8 @@ use std::{
 
 use flate2::{Compression, GzBuilder};
 use prost::Message as _;
+
+pub use decode::{DecodeError, decode};
 
 use super::{Kind, Profile};
 

@@ -244,6 +244,11 @@ impl<T> Link<T> {
         self.started
     }
 
+    /// The pid of the reader that runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.reader.child.id())
+    }
+
     /// Whether a request can be sent now.
     pub fn is_running(&self) -> bool {
         self.running.is_some()

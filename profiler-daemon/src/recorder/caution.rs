@@ -56,6 +56,7 @@ mod tests {
             unwind_memory_bytes: 0,
             unwind_cache: None,
             window: None,
+            limits: Default::default(),
             no_inlines: false,
             debug_dirs: Vec::new(),
             log: false,

@@ -26,6 +26,7 @@ impl Recorder {
                         self.symbolizer.describe(Some(pid));
                     }
                 }
+                Change::Forked(parent, child) => self.collections.forked(parent, child),
                 Change::Mappings(_) => {}
             }
         }

@@ -2,7 +2,7 @@
 //! whatever somebody asked for, of some processes, for some time, at some rate.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -10,7 +10,7 @@ use std::{
 use super::clock;
 use crate::{
     kernel::Losses,
-    process::Life,
+    process::{Life, LifeId},
     profile::{Profile, Window, aggregate::Aggregate},
 };
 
@@ -25,6 +25,8 @@ pub enum Scope {
     Comm(Arc<str>),
     /// Those of a cgroup whose path has this component.
     Cgroup(Arc<str>),
+    /// Those that have these pids now, and with `true` what they start from now on.
+    Tree(Arc<[u32]>, bool),
 }
 
 impl Scope {
@@ -33,6 +35,7 @@ impl Scope {
         match self {
             Self::All => true,
             Self::Pid(pid) => process.pid == *pid,
+            Self::Tree(pids, _) => pids.contains(&process.pid),
             Self::Comm(comm) => process.comm == *comm,
             Self::Cgroup(name) => process.cgroup.split('/').any(|part| part == &**name),
         }
@@ -50,6 +53,8 @@ pub struct Request {
     pub duration: Duration,
     /// Instead of samples: have these avmas named.
     pub addresses: Vec<u64>,
+    /// By which [`super::Order::End`] ends it before its time; 0: none does.
+    pub tag: u64,
     /// Where to send it; if nobody waits there any more, the recording ends.
     pub reply: tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>,
 }
@@ -70,7 +75,10 @@ pub(super) struct Collection {
     pub(super) losses: Losses,
     /// When it ended.
     pub(super) ended: Option<Instant>,
+    tag: u64,
     scope: Scope,
+    /// The processes of a [`Scope::Tree`].
+    members: HashSet<LifeId>,
     /// Boot-time clock at its start, and at its end: `u64::MAX` while that is open.
     from_ns: u64,
     until_ns: u64,
@@ -89,9 +97,16 @@ impl Collection {
     /// Whether it takes a sample of a process that was taken at `rate` Hz. Ask once for each.
     fn takes(&mut self, sample: &Taken<'_>, rate: u64) -> bool {
         (self.from_ns..self.until_ns).contains(&sample.time_ns)
-            && sample.life.is_none_or(|life| self.scope.has(&life.process))
+            && sample.life.is_none_or(|life| self.is_asked_for(life))
             && (sample.life.is_some() || self.scope == Scope::All)
             && self.thinner.takes(sample.cpu, self.hertz, rate)
+    }
+
+    fn is_asked_for(&self, life: &Life) -> bool {
+        match self.scope {
+            Scope::Tree(..) => self.members.contains(&life.id),
+            _ => self.scope.has(&life.process),
+        }
     }
 
     /// Whether all its samples are here, if those from before `attributed_ns` are but for those
@@ -144,6 +159,8 @@ impl Thinner {
 pub(super) struct Collections {
     all: Vec<Collection>,
     next_id: CollectionId,
+    /// That of windows, in Hz.
+    window_hertz: u64,
     /// Rates in Hz, and since when: boot-time clock. Newest last.
     rates: VecDeque<(u64, u64)>,
 }
@@ -155,7 +172,7 @@ impl Collections {
     /// With a first window, which is open.
     pub(super) fn new(hertz: u64) -> Self {
         let rates = VecDeque::from([(0, hertz)]);
-        let mut collections = Self { all: Vec::new(), next_id: 0, rates };
+        let mut collections = Self { all: Vec::new(), next_id: 0, window_hertz: hertz, rates };
         collections.add(Scope::All, hertz, None, None, Losses::default());
         collections
     }
@@ -167,7 +184,7 @@ impl Collections {
         duration: Option<Duration>,
         reply: Option<tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>>,
         losses_before: Losses,
-    ) -> &mut Aggregate {
+    ) -> &mut Collection {
         let at = self.all.len();
         let from_ns = clock::boot_ns();
         let length_ns = duration.map_or(u64::MAX, |duration| duration.as_nanos() as u64);
@@ -179,7 +196,9 @@ impl Collections {
             reply,
             losses: Losses::default(),
             ended: None,
+            tag: 0,
             scope,
+            members: HashSet::new(),
             from_ns,
             until_ns: from_ns.saturating_add(length_ns),
             thinner: Thinner::default(),
@@ -187,7 +206,7 @@ impl Collections {
             settled: 0,
         });
         self.next_id += 1;
-        &mut self.all[at].aggregate
+        &mut self.all[at]
     }
 
     /// Sampling begins now.
@@ -200,20 +219,26 @@ impl Collections {
 
     /// Ends the open window, and opens the next.
     pub(super) fn next_window(&mut self, losses: Losses) {
-        let mut hertz = 0;
+        let mut ended_ns = None;
         for open in self.all.iter_mut().filter(|it| it.reply.is_none() && it.ended.is_none()) {
             end(open, losses);
-            hertz = open.hertz;
+            ended_ns = Some(open.until_ns);
         }
-        self.add(Scope::All, hertz, None, None, losses);
+        self.add(Scope::All, self.window_hertz, None, None, losses);
         // Between the two no sample is lost, and none counted twice.
-        if let [.., before, next] = &mut *self.windows_mut() {
-            next.from_ns = before.until_ns;
+        if let (Some(next), Some(ended_ns)) = (self.all.last_mut(), ended_ns) {
+            next.from_ns = ended_ns;
         }
     }
 
-    fn windows_mut(&mut self) -> Vec<&mut Collection> {
-        self.all.iter_mut().filter(|it| it.reply.is_none()).collect()
+    /// The rate of windows that begin from now on.
+    pub(super) fn set_window_rate(&mut self, hertz: u64) {
+        self.window_hertz = hertz;
+    }
+
+    /// The rate of windows.
+    pub(super) fn window_rate(&self) -> u64 {
+        self.window_hertz
     }
 
     /// Whether the open window is this old.
@@ -223,9 +248,36 @@ impl Collections {
     }
 
     /// Begins what somebody asks for. The rate has to be [`Self::wanted_rate`] then.
-    pub(super) fn request(&mut self, request: Request, losses: Losses) -> &mut Aggregate {
-        let Request { scope, hertz, duration, addresses: _, reply } = request;
-        self.add(scope, hertz, Some(duration), Some(reply), losses)
+    /// `members`: the processes of a [`Scope::Tree`].
+    pub(super) fn request(
+        &mut self,
+        request: Request,
+        members: HashSet<LifeId>,
+        losses: Losses,
+    ) -> &mut Aggregate {
+        let Request { scope, hertz, duration, addresses: _, tag, reply } = request;
+        let collection = self.add(scope, hertz, Some(duration), Some(reply), losses);
+        (collection.tag, collection.members) = (tag, members);
+        &mut collection.aggregate
+    }
+
+    /// Whoever is asked for has started another process.
+    pub(super) fn forked(&mut self, parent: LifeId, child: LifeId) {
+        for collection in &mut self.all {
+            if matches!(collection.scope, Scope::Tree(_, true))
+                && collection.members.contains(&parent)
+            {
+                collection.members.insert(child);
+            }
+        }
+    }
+
+    /// Lets what has this tag be over.
+    pub(super) fn cut_short(&mut self, tag: u64) {
+        let now_ns = clock::boot_ns();
+        for it in self.all.iter_mut().filter(|it| tag != 0 && it.tag == tag) {
+            it.until_ns = it.until_ns.min(now_ns);
+        }
     }
 
     /// How long until something that was asked for is over; `None`: nothing is under way.
@@ -375,6 +427,30 @@ mod tests {
     }
 
     #[test]
+    fn children_belong_to_the_tree_that_asks_for_them() {
+        for follow in [true, false] {
+            let mut collections = Collections::new(19);
+            let (reply, _answer) = tokio::sync::oneshot::channel();
+            let request = Request {
+                scope: Scope::Tree([1].into(), follow),
+                hertz: 19,
+                duration: Duration::from_secs(9),
+                addresses: Vec::new(),
+                tag: 0,
+                reply,
+            };
+            let members = HashSet::from([LifeId(1)]);
+            collections.request(request, members, Losses::default());
+            for (parent, child) in [(1, 2), (2, 3), (8, 9)] {
+                collections.forked(LifeId(parent), LifeId(child));
+            }
+            let mut members: Vec<_> = collections.all[1].members.iter().map(|it| it.0).collect();
+            members.sort_unstable();
+            assert_eq!(members, if follow { vec![1, 2, 3] } else { vec![1] });
+        }
+    }
+
+    #[test]
     fn the_rate_is_the_highest_that_is_asked_for() {
         let mut collections = Collections::new(19);
         let (reply, answer) = tokio::sync::oneshot::channel();
@@ -383,10 +459,16 @@ mod tests {
             hertz: 499,
             duration: Duration::from_secs(9),
             addresses: Vec::new(),
+            tag: 7,
             reply,
         };
-        collections.request(request, Losses::default());
+        collections.request(request, HashSet::new(), Losses::default());
         assert_eq!(collections.wanted_rate(), 499);
+        assert!(!collections.is_any_over());
+        collections.cut_short(8);
+        assert!(!collections.is_any_over());
+        collections.cut_short(7);
+        assert!(collections.is_any_over());
         drop(answer);
         assert!(collections.forget_abandoned());
         assert_eq!(collections.wanted_rate(), 19);

@@ -3,16 +3,17 @@
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
+    time::Duration,
 };
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as news, oneshot};
 
-use super::{RecordError, collections::Request};
+use super::{Limits, Own, RecordError, collections::Request};
 use crate::profile::{Process, Profile, Window};
 
 /// What a recording is told.
@@ -24,8 +25,19 @@ pub enum Order {
     SkipNames,
     /// Record something beside the windows.
     Record(Box<Request>),
+    /// End what is recorded beside the windows under this tag.
+    End(u64),
     /// Close all events, or open them again.
     Off(bool),
+    /// Go on so from now on: windows at this rate in Hz, of this length, within these limits.
+    Configure {
+        /// Samples per second and CPU, in Hz.
+        hertz: u64,
+        /// The windows' length.
+        window: Duration,
+        /// What rprofd may take.
+        limits: Limits,
+    },
     /// Tell which processes there are.
     List(oneshot::Sender<Vec<Arc<Process>>>),
 }
@@ -48,6 +60,7 @@ pub struct Control {
     wake: Arc<OwnedFd>,
     news: news::UnboundedSender<News>,
     samples: Arc<AtomicU64>,
+    own: Arc<Mutex<Own>>,
 }
 
 /// The other end.
@@ -56,6 +69,7 @@ pub struct Orders {
     orders: mpsc::Sender<Order>,
     wake: Arc<OwnedFd>,
     samples: Arc<AtomicU64>,
+    own: Arc<Mutex<Own>>,
 }
 
 impl Control {
@@ -71,9 +85,14 @@ impl Control {
             .map_err(RecordError::of("eventfd"))?;
         let wake = Arc::new(wake);
         let samples = Arc::new(AtomicU64::new(0));
-        let orders_in =
-            Orders { orders: orders_in, wake: Arc::clone(&wake), samples: Arc::clone(&samples) };
-        Ok((Self { orders, wake, news, samples }, orders_in, news_out))
+        let own = Arc::new(Mutex::new(Own::default()));
+        let orders_in = Orders {
+            orders: orders_in,
+            wake: Arc::clone(&wake),
+            samples: Arc::clone(&samples),
+            own: Arc::clone(&own),
+        };
+        Ok((Self { orders, wake, news, samples, own }, orders_in, news_out))
     }
 
     pub(super) fn wake_fd(&self) -> BorrowedFd<'_> {
@@ -81,7 +100,7 @@ impl Control {
     }
 
     /// The orders that have come.
-    pub(super) fn orders(&self) -> Vec<Order> {
+    pub(crate) fn orders(&self) -> Vec<Order> {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.wake, &mut count);
         self.orders.try_iter().collect()
@@ -92,8 +111,13 @@ impl Control {
         self.samples.store(samples, Ordering::Relaxed);
     }
 
+    /// Notes what rprofd itself takes and has done.
+    pub(super) fn note(&self, own: Own) {
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
+    }
+
     /// Tells; if nobody listens any more there is nothing to be done.
-    pub(super) fn tell(&self, news: News) {
+    pub(crate) fn tell(&self, news: News) {
         let _ = self.news.send(news);
     }
 }
@@ -102,6 +126,11 @@ impl Orders {
     /// How many samples came so far.
     pub fn samples(&self) -> u64 {
         self.samples.load(Ordering::Relaxed)
+    }
+
+    /// What rprofd itself takes and has done, as of seconds ago.
+    pub fn own(&self) -> Own {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gives an order; one to a recording that has ended does nothing.

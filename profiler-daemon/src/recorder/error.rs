@@ -11,6 +11,14 @@ pub enum RecordError {
     /// The reader could not be started.
     #[error(transparent)]
     Reader(#[from] ReaderError),
+    /// The daemon that was asked to record did not.
+    #[error("rprofd serve, asked at {}: {text}", socket.display())]
+    Daemon {
+        /// Its socket.
+        socket: std::path::PathBuf,
+        /// What it said, or what failed.
+        text: String,
+    },
     /// A system call of our own failed.
     #[error("{call}: {io_error}")]
     SystemCall {

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::Limits;
 use crate::{kernel, process::Filter};
 
 /// What is to be recorded.
@@ -30,6 +31,8 @@ pub struct Settings {
     pub unwind_cache: Option<PathBuf>,
     /// A new profile each such time; `None`: one for all.
     pub window: Option<Duration>,
+    /// What rprofd may take; beyond that it gives something up.
+    pub limits: Limits,
     /// Names from symbol tables alone.
     pub no_inlines: bool,
     /// Where separate debug files are.

@@ -6,10 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    News, RecordError, Recorder, clock,
-    collections::{Collection, Request, Scope},
-};
+use super::{News, RecordError, Recorder, clock, collections::Collection};
 use crate::{
     kernel::period_ns,
     process::MappingId,
@@ -42,45 +39,18 @@ impl Recorder {
         Ok(())
     }
 
-    /// Begins what somebody asks for.
-    pub(super) fn begin_request(&mut self, mut request: Request) -> Result<(), RecordError> {
-        let addresses = std::mem::take(&mut request.addresses);
-        if addresses.is_empty() {
-            request.hertz = request.hertz.clamp(1, self.settings.most_hertz);
-            self.set_rate(self.collections.rate().max(request.hertz))?;
-            let losses = self.sampler.losses()?;
-            self.collections.request(request, losses);
+    /// Samples windows at another rate from now on: the open one ends.
+    pub(super) fn set_window_rate(&mut self, hertz: u64) -> Result<(), RecordError> {
+        if hertz == self.collections.window_rate() {
             return Ok(());
         }
-        let time_ns = clock::boot_ns();
-        let scope = request.scope.clone();
-        request.duration = Duration::ZERO;
-        let losses = self.sampler.losses()?;
-        let aggregate = self.collections.request(request, losses);
-        let lives = self.table.lives().filter(|life| life.is_there() && scope.has(&life.process));
-        // The kernel's are the same for all.
-        let lives = lives.take(if scope == Scope::All { 1 } else { usize::MAX });
-        for life in lives {
-            let mappings = if scope == Scope::All { None } else { life.current_mappings() };
-            aggregate.add_addresses(life.id, &addresses, mappings, time_ns);
-        }
-        self.want_names();
-        Ok(())
+        self.set_rate(self.collections.rate().max(hertz))?;
+        self.collections.set_window_rate(hertz);
+        self.close_window()?;
+        self.set_rate(self.collections.wanted_rate())
     }
 
-    /// Ends what was asked for and is over, or is not waited for any more.
-    pub(super) fn end_requests(&mut self) -> Result<(), RecordError> {
-        let mut changed = self.collections.forget_abandoned();
-        if self.collections.is_any_over() {
-            let losses = self.sampler.losses()?;
-            self.collections.end_requests(losses, false);
-            self.symbolizer.retry_perf_maps();
-            changed = true;
-        }
-        if changed { self.set_rate(self.collections.wanted_rate()) } else { Ok(()) }
-    }
-
-    fn set_rate(&mut self, hertz: u64) -> Result<(), RecordError> {
+    pub(super) fn set_rate(&mut self, hertz: u64) -> Result<(), RecordError> {
         if hertz != self.collections.rate() {
             self.sampler.set_rate(hertz)?;
             self.collections.rate_changed(hertz);
@@ -132,7 +102,7 @@ impl Recorder {
                 symbolizer: &self.symbolizer,
                 window: &window,
                 kernel_build_id: Arc::clone(&self.kernel_build_id),
-                inlines: !self.settings.no_inlines,
+                inlines: !self.has_no_inlines(),
             }
             .build();
             match collection.reply.take() {
@@ -152,18 +122,19 @@ impl Recorder {
     fn window(&self, collection: &Collection) -> Window {
         let losses = &collection.losses;
         let counts = [
-            ("samples", losses.samples()),
-            ("samples_missed", losses.missed),
-            ("samples_ring_full", losses.counters.ring_full),
-            ("samples_nested", losses.counters.busy),
-            ("samples_unread", losses.counters.unread),
-            ("stacks", collection.aggregate.stacks_lost),
-            ("stack_id_collisions", self.raw.collisions()),
-            ("side_band", losses.side_band),
-            ("forks", losses.counters.fork_lost),
+            losses.samples(),
+            losses.missed,
+            losses.counters.ring_full,
+            losses.counters.busy,
+            losses.counters.unread,
+            collection.aggregate.stacks_lost,
+            self.raw.collisions(),
+            losses.side_band,
+            losses.counters.fork_lost,
         ];
+        let named = Window::LOSSES.into_iter().zip(counts);
         let losses: Vec<_> =
-            counts.into_iter().filter(|(name, count)| *count > 0 || *name == "samples").collect();
+            named.filter(|(name, count)| *count > 0 || *name == "samples").collect();
         let lost = losses.iter().map(|(name, count)| format!("lost.{name}={count}"));
         let comments = self.settings.comments.iter().cloned();
         let frequency = format!("frequency_hz={}", collection.hertz);

@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -15,24 +14,23 @@ use axum::{
     },
     http::{
         HeaderValue, Method, StatusCode,
-        header::{
-            CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS,
-        },
-        uri::Authority,
+        header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
     },
     middleware::{self, Next},
     response::{IntoResponse, Redirect, Response},
-    routing::get,
+    routing::{get, post},
 };
 use tokio::sync::oneshot;
 
-use super::{App, before, index, metrics, peer::Peer, query::Query, targets};
+use super::{
+    App, access, before, index, metrics, peer::Peer, query::Query, record, refused::Refused,
+    targets,
+};
 use crate::{
     files::Format,
     profile::{
         Process, Profile, Window,
         merge::{MergedName, merge},
-        pprof,
     },
     recorder::{Order, Request, Scope},
 };
@@ -43,6 +41,9 @@ const PLANNED: [&str; 9] =
 
 /// The longest body, in bytes: addresses to be named.
 const BODY_BYTES: usize = 1 << 20;
+
+/// The most samples per second and CPU for others than root.
+const MOST_HERTZ: u64 = 999;
 
 /// How long it may take to come.
 const BODY: Duration = Duration::from_secs(10);
@@ -57,7 +58,10 @@ pub(super) fn router(app: App) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics::answer))
+        .route("/metrics/processes", get(metrics::of_processes))
         .route("/sd", get(targets::answer))
+        .route("/record", post(record::begin))
+        .route("/record/end", post(record::end))
         .route("/debug/pprof/", get(machine_index))
         .route("/debug/pprof", get(|| async { Redirect::permanent("/debug/pprof/") }))
         .route("/debug/pprof/{kind}", get(of_machine).post(of_machine));
@@ -70,59 +74,18 @@ pub(super) fn router(app: App) -> Router {
         .fallback(|| async { Refused::not_found("there is no such page; see /debug/pprof/") })
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(with_body))
-        .layer(middleware::from_fn(same_site))
+        .layer(middleware::from_fn_with_state(app.clone(), access::admit))
         .with_state(app)
 }
 
-/// What is refused, and why: a status and a sentence.
-#[derive(Debug)]
-pub(super) struct Refused(StatusCode, String);
-
-impl Refused {
-    pub(super) fn not_found(text: impl Into<String>) -> Self {
-        Self(StatusCode::NOT_FOUND, text.into())
-    }
-
-    fn bad(text: impl Into<String>) -> Self {
-        Self(StatusCode::BAD_REQUEST, text.into())
-    }
-
-    fn gone(text: impl Into<String>) -> Self {
-        Self(StatusCode::GONE, text.into())
-    }
-
-    pub(super) fn stopping() -> Self {
-        Self(StatusCode::SERVICE_UNAVAILABLE, "rprofd is stopping".into())
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        // As Go's handlers have it: a browser is not to save an error as a profile.
-        let headers = [
-            (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
-            (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-            ("x-go-pprof".parse().expect("a name"), HeaderValue::from_static("1")),
-        ];
-        (self.0, headers, format!("{}\n", self.1)).into_response()
-    }
-}
-
-/// Answers pages of this machine alone: a page of somebody else's whose name leads here (DNS
-/// rebinding) has another `Host`, and one that sends requests here another `Origin`.
-async fn same_site(request: HttpRequest, next: Next) -> Response {
-    if is_same_site(&request) {
-        return next.run(request).await;
-    }
-    Refused(StatusCode::FORBIDDEN, "ask for localhost, 127.0.0.1 or [::1]".into()).into_response()
-}
-
-fn is_same_site(request: &HttpRequest) -> bool {
-    let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
-    let host = request.uri().authority().map(Authority::as_str).or(header(HOST));
-    let origin_is_host =
-        |origin: &str| origin.split_once("://").is_some_and(|(_, origin)| Some(origin) == host);
-    host.is_none_or(is_own_name) && header(ORIGIN).is_none_or(origin_is_host)
+/// What anybody may know: rprofd's own figures, and whether it is there.
+pub(super) fn metrics_router(app: App) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics::answer))
+        .fallback(|| async { Refused::not_found("here are /metrics, /healthz and /readyz alone") })
+        .with_state(app)
 }
 
 /// Waits for the body, which is neither long nor slow.
@@ -132,7 +95,7 @@ async fn with_body(request: HttpRequest, next: Next) -> Response {
     let stated = stated.and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
     let too_long = || {
         let text = format!("a body is at most {BODY_BYTES} bytes");
-        Refused(StatusCode::PAYLOAD_TOO_LARGE, text).into_response()
+        Refused::new(StatusCode::PAYLOAD_TOO_LARGE, text).into_response()
     };
     if stated > BODY_BYTES as u64 {
         return too_long();
@@ -141,30 +104,17 @@ async fn with_body(request: HttpRequest, next: Next) -> Response {
         Ok(Ok(bytes)) => next.run(HttpRequest::from_parts(head, bytes.into())).await,
         Ok(Err(_)) => too_long(),
         Err(_) => {
-            Refused(StatusCode::REQUEST_TIMEOUT, "the body does not come".into()).into_response()
+            Refused::new(StatusCode::REQUEST_TIMEOUT, "the body does not come").into_response()
         }
     }
 }
 
-/// Whether a `Host` names this machine by itself, and no name server.
-fn is_own_name(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    name.is_empty()
-        || name.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// Whether samples are taken.
 async fn ready(State(app): State<App>) -> Response {
-    let why = app.unready.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if why.is_empty() {
-        return "ok\n".into_response();
+    match app.why_unready() {
+        None => "ok\n".into_response(),
+        Some(why) => Refused::unavailable(why).into_response(),
     }
-    Refused(StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
 type Values = UrlQuery<HashMap<String, String>>;
@@ -259,7 +209,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 pub(super) async fn list(app: &App, peer: Peer) -> Result<Vec<Arc<Process>>, Refused> {
     let (reply, answer) = oneshot::channel();
     app.orders.give(Order::List(reply));
-    let mut processes = answer.await.map_err(|_| Refused::stopping())?;
+    let mut processes = answer.await.map_err(|_| app.unavailable())?;
     processes.retain(|process| peer.sees(process));
     processes.sort_by_key(|process| process.pid);
     Ok(processes)
@@ -283,7 +233,7 @@ async fn there(app: &App, peer: Peer, scope: &Scope) -> Result<Vec<Arc<Process>>
         Scope::Pid(pid) => Refused::not_found(format!("there is no process {pid}{whose}")),
         Scope::Comm(name) => Refused::not_found(format!("no process{whose} is called {name}")),
         Scope::Cgroup(name) => Refused::not_found(format!("no process{whose} is of {name}")),
-        Scope::All => Refused::not_found("there is no process"),
+        Scope::All | Scope::Tree(..) => Refused::not_found("there is no process"),
     })
 }
 
@@ -299,7 +249,7 @@ async fn answer(
         "profile" => profile(app, peer, scope, values).await,
         "cmdline" => command_line(app, peer, &scope).await,
         "symbol" => symbol(app, peer, &scope, values, body).await,
-        kind if PLANNED.contains(&kind) => Err(Refused(
+        kind if PLANNED.contains(&kind) => Err(Refused::new(
             StatusCode::NOT_IMPLEMENTED,
             format!("this version does not record {kind}; there is profile: time on a CPU"),
         )),
@@ -314,28 +264,32 @@ async fn profile(
     scope: Scope,
     values: &HashMap<String, String>,
 ) -> Result<Response, Refused> {
-    let super::Settings { default_hertz, most_hertz, .. } = app.settings;
-    let query =
-        Query::parse(values, peer.is_root(), default_hertz, most_hertz).map_err(Refused::bad)?;
+    let query = Query::parse(values, app.settings.default_hertz, most_hertz(app, peer));
+    let query = query.map_err(Refused::bad)?;
     let name = if scope == Scope::All { MergedName::Host } else { MergedName::First };
-    let merged = if let Some(ago) = query.ago {
+    let (window, profiles) = if let Some(ago) = query.ago {
         let from = before(SystemTime::now(), ago);
         let sees = |process: &Process| scope.has(process) && peer.sees(process);
-        let found = app.with_recent(|recent| {
-            let (window, profiles) = recent.between(from, from + query.duration, sees)?;
-            Some(merge(&window, &profiles, name))
-        });
+        let found = app.with_recent(|recent| recent.between(from, from + query.duration, sees));
         found.ok_or_else(|| Refused::not_found("nothing is kept of that time"))?
     } else {
         there(app, peer, &scope).await?;
-        let (window, profiles) = record(app, scope, &query, Vec::new()).await?;
-        let seen: Vec<&Profile> =
-            profiles.iter().filter(|it| it.processes.iter().all(|p| peer.sees(p))).collect();
-        merge(&window, &seen, name)
+        let (window, mut profiles) = record(app, scope, &query, Vec::new()).await?;
+        profiles.retain(|profile| profile.processes.iter().all(|it| peer.sees(it)));
+        (window, profiles.into_iter().map(Arc::new).collect())
     };
+    let format = [Format::Pprof, Format::Text, Format::Folded][usize::from(query.debug)];
+    // An hour of a busy machine takes a while: others are answered meanwhile.
+    let contents = tokio::task::spawn_blocking(move || {
+        let profiles: Vec<&Profile> = profiles.iter().map(|profile| &**profile).collect();
+        let mut merged = merge(&window, &profiles, name);
+        if !peer.sees_all() {
+            merged.hide_kernel_addresses();
+        }
+        format.render(&merged).unwrap_or_default()
+    });
+    let contents = contents.await.map_err(|_| app.unavailable())?;
     if query.debug > 0 {
-        let format = if query.debug == 1 { Format::Text } else { Format::Folded };
-        let contents = format.render(&merged).unwrap_or_default();
         return Ok(text(String::from_utf8_lossy(&contents).into_owned()));
     }
     let headers = [
@@ -343,8 +297,19 @@ async fn profile(
         (CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"profile\"")),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
-    let bytes = tokio::task::spawn_blocking(move || pprof::encode(&merged)).await;
-    Ok((headers, bytes.map_err(|_| Refused::stopping())?).into_response())
+    Ok((headers, contents).into_response())
+}
+
+/// The most samples per second and CPU that the peer may ask for.
+pub(super) fn most_hertz(app: &App, peer: Peer) -> u64 {
+    let most = app.settings.most_hertz;
+    if peer.is_root() { most } else { most.min(MOST_HERTZ) }
+}
+
+/// That others have to end first.
+pub(super) fn too_many() -> Refused {
+    let text = "too many recordings are under way; try again later";
+    Refused::new(StatusCode::TOO_MANY_REQUESTS, text)
 }
 
 /// Records beside everything else; with addresses: has them named.
@@ -354,14 +319,18 @@ async fn record(
     query: &Query,
     addresses: Vec<u64>,
 ) -> Result<(Window, Vec<Profile>), Refused> {
-    let Ok(_permit) = app.recordings.try_acquire() else {
-        let text = "too many recordings are under way; try again later";
-        return Err(Refused(StatusCode::TOO_MANY_REQUESTS, text.into()));
-    };
+    let Ok(_permit) = app.recordings.try_acquire() else { return Err(too_many()) };
     let (reply, answer) = oneshot::channel();
     let (hertz, duration) = (query.hertz, query.duration);
-    app.orders.give(Order::Record(Box::new(Request { scope, hertz, duration, addresses, reply })));
-    answer.await.map_err(|_| Refused::stopping())
+    app.orders.give(Order::Record(Box::new(Request {
+        scope,
+        hertz,
+        duration,
+        addresses,
+        tag: 0,
+        reply,
+    })));
+    answer.await.map_err(|_| app.unavailable())
 }
 
 /// Arguments, separated by NUL as Go's are.
@@ -383,6 +352,11 @@ fn text(contents: String) -> Response {
     (headers, contents).into_response()
 }
 
+/// Where a name would tell what lies where in the kernel.
+fn is_in_kernel(avma: u64) -> bool {
+    avma >= 1 << 63
+}
+
 /// Names of addresses, which come separated by `+`: in the query, or in the body of a POST.
 async fn symbol(
     app: &App,
@@ -401,7 +375,7 @@ async fn symbol(
         .split('+')
         .map_while(|word| u64::from_str_radix(word.trim().strip_prefix("0x")?, 16).ok())
         .take(MOST_ADDRESSES)
-        .filter(|&address| address != 0)
+        .filter(|&address| address != 0 && (peer.sees_all() || !is_in_kernel(address)))
         .collect();
     // So a client learns that there is something to ask.
     let mut lines = "num_symbols: 1\n".to_owned();
@@ -425,16 +399,6 @@ async fn symbol(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_names_that_no_name_server_has() {
-        for own in ["localhost:6065", "LOCALHOST", "127.0.0.1:1", "127.9.9.9", "[::1]:6065", ""] {
-            assert!(is_own_name(own), "{own}");
-        }
-        for other in ["evil.example", "evil.example:6065", "10.0.0.1:6065", "localhost.evil:1"] {
-            assert!(!is_own_name(other), "{other}");
-        }
-    }
 
     #[test]
     fn scopes_of_paths() {

@@ -49,10 +49,10 @@ code { font-size: 12px }
 pub(super) type Shares = HashMap<(u32, u64), f64>;
 
 /// The shares in a window.
-pub(super) fn shares(window: Option<(&Window, &[Profile])>) -> Shares {
+pub(super) fn shares(window: Option<(&Window, &[Arc<Profile>])>) -> Shares {
     let Some((window, profiles)) = window else { return Shares::new() };
     let length_ns = window.duration.as_nanos().max(1) as f64;
-    let share = |profile: &Profile| {
+    let share = |profile: &Arc<Profile>| {
         let process = profile.processes.first()?;
         let busy_ns = profile.totals()[Kind::DEFAULT] as f64;
         Some(((process.pid, process.start_ns), busy_ns / length_ns))
@@ -150,7 +150,7 @@ pub(super) fn of_scope(scope: &Scope, processes: &[Arc<Process>]) -> Response {
     let mut processes: Vec<_> = processes.iter().collect();
     processes.sort_by_key(|process| Reverse(process.pid));
     let title = match scope {
-        Scope::All => "/debug/pprof/".to_owned(),
+        Scope::All | Scope::Tree(..) => "/debug/pprof/".to_owned(),
         Scope::Pid(pid) => format!("/pid/{pid}/debug/pprof/"),
         Scope::Comm(name) => format!("/comm/{name}/debug/pprof/"),
         Scope::Cgroup(name) => format!("/unit/{name}/debug/pprof/"),

@@ -25,14 +25,20 @@ const ESTABLISHED: u8 = 1;
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
-    uid: u32,
+    /// `None`: somebody with a password or a token.
+    uid: Option<u32>,
     sees_all: bool,
 }
 
 impl Peer {
     /// The user with this id.
     pub(super) fn of(uid: u32) -> Self {
-        Self { uid, sees_all: uid == 0 || is_member(uid) }
+        Self { uid: Some(uid), sees_all: uid == 0 || is_member(uid) }
+    }
+
+    /// Somebody whose password or token is right: who has one runs the machine.
+    pub(super) const fn authenticated() -> Self {
+        Self { uid: None, sees_all: true }
     }
 
     /// The user who owns the socket at the other end of a TCP connection from this machine.
@@ -52,12 +58,12 @@ impl Peer {
 
     /// Whether a process is theirs to see.
     pub(super) fn sees(self, process: &Process) -> bool {
-        self.sees_all || process.viewer_uid == self.uid
+        self.sees_all || Some(process.viewer_uid) == self.uid
     }
 
     /// Whether they are root.
     pub(super) const fn is_root(self) -> bool {
-        self.uid == 0
+        matches!(self.uid, Some(0))
     }
 }
 
@@ -151,8 +157,10 @@ mod tests {
             viewer_uid,
             ..(*crate::profile::sample::process(7, "app")).clone()
         };
-        let user = Peer { uid: 1000, sees_all: false };
+        let user = Peer { uid: Some(1000), sees_all: false };
         assert!(user.sees(&process(1000)) && !user.sees(&process(0)) && !user.sees(&process(1001)));
         assert!(Peer::of(0).sees(&process(1001)));
+        let elsewhere = Peer::authenticated();
+        assert!(elsewhere.sees(&process(1001)) && !elsewhere.is_root());
     }
 }

@@ -8,9 +8,6 @@ const MOST_SECONDS: u64 = 600;
 /// How long a recording is that does not say, in seconds: as Go has it.
 const SECONDS: u64 = 30;
 
-/// The most samples per second and CPU for others than root.
-const MOST_HERTZ: u64 = 999;
-
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Query {
@@ -32,7 +29,6 @@ impl Query {
     /// A sentence that says what is wrong.
     pub(super) fn parse(
         values: &HashMap<String, String>,
-        is_root: bool,
         default_hertz: u64,
         most_hertz: u64,
     ) -> Result<Self, String> {
@@ -52,7 +48,6 @@ impl Query {
             Some(seconds) => Duration::from_secs(seconds.min(24 * 3600)),
             None => ago.unwrap_or(Duration::from_secs(SECONDS)),
         };
-        let most_hertz = if is_root { most_hertz } else { most_hertz.min(MOST_HERTZ) };
         let hertz = match number("hz")? {
             Some(hertz) if hertz == 0 || hertz > most_hertz => {
                 return Err(format!("hz is 1 to {most_hertz}"));
@@ -81,7 +76,7 @@ mod tests {
     fn parse(text: &str, is_root: bool) -> Result<Query, String> {
         let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
         let values = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Query::parse(&values, is_root, 99, 10_000)
+        Query::parse(&values, 99, if is_root { 10_000 } else { 999 })
     }
 
     #[test]

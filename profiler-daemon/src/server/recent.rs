@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +17,7 @@ const AGE: Duration = Duration::from_secs(3600);
 /// A window, and about how many bytes it takes.
 struct Kept {
     window: Window,
-    profiles: Vec<Profile>,
+    profiles: Vec<Arc<Profile>>,
     bytes: usize,
 }
 
@@ -34,15 +35,22 @@ impl Recent {
     }
 
     /// Keeps a window; the oldest make room.
-    pub(super) fn add(&mut self, window: Window, mut profiles: Vec<Profile>) {
-        for profile in &mut profiles {
-            // The window has them.
-            profile.comments = Vec::new();
-        }
-        let bytes = profiles.iter().map(bytes_of).sum();
+    pub(super) fn add(&mut self, window: Window, profiles: Vec<Arc<Profile>>) {
+        let bytes = profiles.iter().map(|profile| bytes_of(profile)).sum();
         self.bytes += bytes;
         let oldest = window.start.checked_sub(AGE);
         self.kept.push_back(Kept { window, profiles, bytes });
+        self.make_room(oldest);
+    }
+
+    /// Takes at most about so many bytes from now on.
+    pub(super) fn set_budget(&mut self, budget_bytes: usize) {
+        self.budget_bytes = budget_bytes;
+        self.make_room(None);
+    }
+
+    /// Lets the oldest go: those that began before `oldest`, and what is too much.
+    fn make_room(&mut self, oldest: Option<SystemTime>) {
         while self.kept.len() > 1
             && (self.bytes > self.budget_bytes
                 || self.kept.front().is_some_and(|kept| Some(kept.window.start) < oldest))
@@ -57,7 +65,7 @@ impl Recent {
     }
 
     /// The newest window.
-    pub(super) fn last(&self) -> Option<(&Window, &[Profile])> {
+    pub(super) fn last(&self) -> Option<(&Window, &[Arc<Profile>])> {
         self.kept.back().map(|kept| (&kept.window, &*kept.profiles))
     }
 
@@ -74,7 +82,7 @@ impl Recent {
         from: SystemTime,
         until: SystemTime,
         wanted: impl Fn(&Process) -> bool,
-    ) -> Option<(Window, Vec<&Profile>)> {
+    ) -> Option<(Window, Vec<Arc<Profile>>)> {
         let overlapping = self.kept.iter().filter(|kept| {
             kept.window.start < until && kept.window.start + kept.window.duration > from
         });
@@ -87,7 +95,8 @@ impl Recent {
                 Some(span) => joined(span, window),
             });
             let own = kept.profiles.iter();
-            profiles.extend(own.filter(|it| it.processes.iter().all(|process| wanted(process))));
+            let wanted = own.filter(|it| it.processes.iter().all(|process| wanted(process)));
+            profiles.extend(wanted.map(Arc::clone));
         }
         let mut window = span?;
         window.comments.retain(|comment| !comment.starts_with("lost."));
@@ -112,7 +121,8 @@ fn joined(mut span: Window, next: &Window) -> Window {
 
 /// About what a profile takes, in bytes. (Names are shared with other profiles.)
 fn bytes_of(profile: &Profile) -> usize {
-    let Profile { mappings, locations, functions, stacks, samples, .. } = profile;
+    let Profile { mappings, locations, functions, stacks, samples, comments, .. } = profile;
+    let comments: usize = comments.iter().map(|it| it.len() + size_of::<String>()).sum();
     let lines: usize = locations.iter().map(|location| location.lines.len()).sum();
     let frames: usize = stacks.iter().map(|stack| stack.len()).sum();
     size_of_val(&**mappings)
@@ -122,6 +132,7 @@ fn bytes_of(profile: &Profile) -> usize {
         + size_of_val(&**samples)
         + lines * size_of::<crate::profile::Line>()
         + frames * size_of::<u32>()
+        + comments
         + size_of::<Profile>()
 }
 
@@ -149,7 +160,13 @@ mod tests {
     fn windows_of_a_time_become_one() {
         let mut recent = Recent::new(usize::MAX);
         for second in [1000, 1010, 1020, 1030] {
-            recent.add(window(second), vec![program(7, "app", 0x1000), program(8, "b", 0x1000)]);
+            recent.add(
+                window(second),
+                vec![program(7, "app", 0x1000), program(8, "b", 0x1000)]
+                    .into_iter()
+                    .map(Arc::new)
+                    .collect(),
+            );
         }
         let (window, profiles) =
             recent.between(at(1012), at(1025), |process| process.pid == 7).unwrap();
@@ -164,11 +181,11 @@ mod tests {
     fn the_oldest_make_room() {
         let mut recent = Recent::new(3 * bytes_of(&program(7, "app", 0x1000)));
         for second in 0..10 {
-            recent.add(window(second * 10), vec![program(7, "app", 0x1000)]);
+            recent.add(window(second * 10), vec![Arc::new(program(7, "app", 0x1000))]);
         }
         assert_eq!(recent.kept.len(), 3);
         assert_eq!(recent.bytes(), recent.kept.iter().map(|kept| kept.bytes).sum::<usize>());
-        recent.add(window(10_000), vec![program(7, "app", 0x1000)]);
+        recent.add(window(10_000), vec![Arc::new(program(7, "app", 0x1000))]);
         assert_eq!(recent.kept.len(), 1, "the others are older than an hour");
     }
 }

@@ -9,7 +9,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{App, endpoints, peer::Peer};
+use super::{App, endpoints, peer::Peer, refused::Refused};
 
 /// A group of targets with the same labels.
 #[derive(Debug, Serialize)]
@@ -23,7 +23,7 @@ pub(super) async fn answer(
     State(app): State<App>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-) -> Result<Json<Vec<Group>>, endpoints::Refused> {
+) -> Result<Json<Vec<Group>>, Refused> {
     let address = headers.get(HOST).and_then(|host| host.to_str().ok());
     let address = address.filter(|host| !host.is_empty()).unwrap_or("127.0.0.1:6065");
     let processes = endpoints::list(&app, peer).await?;

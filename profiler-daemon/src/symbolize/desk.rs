@@ -120,6 +120,11 @@ impl Desks {
         self.0.iter().map(|desk| desk.link.started()).sum()
     }
 
+    /// The pids of those that run.
+    pub(super) fn readers(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().filter_map(|desk| desk.link.pid())
+    }
+
     /// Naming requests that are under way.
     pub(super) fn naming(&self) -> usize {
         self.0.iter().map(|desk| desk.lanes.waiting()).sum()

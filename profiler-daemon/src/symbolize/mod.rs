@@ -108,6 +108,10 @@ pub struct Figures {
     pub files: u64,
     /// Time the reader had a naming request.
     pub busy: Duration,
+    /// Unwind tables that were kept from an earlier run.
+    pub tables_cached: u64,
+    /// Unwind tables that a reader made.
+    pub tables_made: u64,
 }
 
 /// Names for addresses.
@@ -183,6 +187,21 @@ impl Symbolizer {
     /// How many readers there were so far.
     pub fn readers_started(&self) -> u32 {
         self.desks.started()
+    }
+
+    /// The pids of the readers that run.
+    pub fn readers(&self) -> impl Iterator<Item = u32> {
+        self.desks.readers()
+    }
+
+    /// How many files are not read any more: readers died of them, or were late.
+    pub fn refused(&self) -> usize {
+        self.files.values().filter(|file| file.refused).count()
+    }
+
+    /// From now on names are to come from symbol tables alone, or not.
+    pub fn set_no_inlines(&mut self, no_inlines: bool) {
+        self.no_inlines = no_inlines;
     }
 
     /// How much was named so far.

@@ -90,7 +90,10 @@ impl Symbolizer {
         let answers: Vec<_> = self.cache.iter().flat_map(Cache::answers).collect();
         for (key, digest, table) in answers {
             match table {
-                Some(table) => self.news.push(FileNews::Table(key, Ok(table))),
+                Some(table) => {
+                    self.figures.tables_cached += 1;
+                    self.news.push(FileNews::Table(key, Ok(table)));
+                }
                 None => self.ask_for_table(key, Some(digest)),
             }
         }
@@ -112,6 +115,7 @@ impl Symbolizer {
                 if let Some((cache, digest)) = self.cache.as_ref().zip(digest) {
                     cache.put(key, digest, table.clone());
                 }
+                self.figures.tables_made += 1;
                 Ok(table)
             }
             Outcome::Answer(reply::Kind::Error(error)) => {

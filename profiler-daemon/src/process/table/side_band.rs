@@ -61,6 +61,7 @@ impl Table {
             .map_or_else(|| "".into(), |life| Arc::clone(&life.process.comm));
         let id = self.add(pid, comm, time_ns);
         let Some(parent) = parent.and_then(|id| self.lives.get(&id)) else { return };
+        self.changes.push(Change::Forked(parent.id, id));
         let mappings =
             parent.images.last().map(|image| image.mappings.forked(time_ns)).unwrap_or_default();
         let process = Arc::clone(&parent.process);

@@ -1,0 +1,55 @@
+//! What somebody asks for beside the windows: how it begins, and how it ends.
+
+use std::{collections::HashSet, time::Duration};
+
+use super::{
+    RecordError, Recorder, clock,
+    collections::{Request, Scope},
+};
+
+impl Recorder {
+    /// Begins what somebody asks for.
+    pub(super) fn begin_request(&mut self, mut request: Request) -> Result<(), RecordError> {
+        let addresses = std::mem::take(&mut request.addresses);
+        if addresses.is_empty() {
+            request.hertz = request.hertz.clamp(1, self.settings.most_hertz);
+            self.set_rate(self.collections.rate().max(request.hertz))?;
+            let losses = self.sampler.losses()?;
+            let there = self.table.lives().filter(|life| life.is_there());
+            let members = match &request.scope {
+                Scope::Tree(pids, _) => {
+                    there.filter(|it| pids.contains(&it.process.pid)).map(|it| it.id).collect()
+                }
+                _ => HashSet::new(),
+            };
+            self.collections.request(request, members, losses);
+            return Ok(());
+        }
+        let time_ns = clock::boot_ns();
+        let scope = request.scope.clone();
+        request.duration = Duration::ZERO;
+        let losses = self.sampler.losses()?;
+        let aggregate = self.collections.request(request, HashSet::new(), losses);
+        let lives = self.table.lives().filter(|life| life.is_there() && scope.has(&life.process));
+        // The kernel's are the same for all.
+        let lives = lives.take(if scope == Scope::All { 1 } else { usize::MAX });
+        for life in lives {
+            let mappings = if scope == Scope::All { None } else { life.current_mappings() };
+            aggregate.add_addresses(life.id, &addresses, mappings, time_ns);
+        }
+        self.want_names();
+        Ok(())
+    }
+
+    /// Ends what was asked for and is over, or is not waited for any more.
+    pub(super) fn end_requests(&mut self) -> Result<(), RecordError> {
+        let mut changed = self.collections.forget_abandoned();
+        if self.collections.is_any_over() {
+            let losses = self.sampler.losses()?;
+            self.collections.end_requests(losses, false);
+            self.symbolizer.retry_perf_maps();
+            changed = true;
+        }
+        if changed { self.set_rate(self.collections.wanted_rate()) } else { Ok(()) }
+    }
+}
