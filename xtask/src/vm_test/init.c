@@ -21,7 +21,7 @@ static void mounted(const char *type, const char *at) {
 static void profile(void) {
     pid_t child = fork();
     if (child == 0) {
-        execl("/rprofd", "rprofd", "-v", "-o", PROFILE, "--", "/shapes", "recursion", NULL);
+        execl("/rprofd", "rprofd", "-v", "-o", PROFILE, "--", "/shapes", "recursion", "8", NULL);
         perror("/rprofd");
         _exit(127);
     }

@@ -62,8 +62,15 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// What the machines start from: rprofd, a program to profile, and the first process.
+///
+/// It is the `rprofd` of the tests, without its debug information: the BPF object, which is what a
+/// kernel may refuse, is the same in every build.
 fn build_initramfs(dir: &Path) -> Result<PathBuf> {
-    rprofd::build("release");
+    rprofd::build("dev");
+    let rprofd = dir.join("rprofd");
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-debug").arg("-o").arg(&rprofd);
+    step::run(strip.arg(checkout::root().join("target/debug/rprofd")))?;
     let init = dir.join("init");
     let mut gcc = Command::new("gcc");
     gcc.args(["-O2", "-Wall", "-Werror", "-o"]).arg(&init);
@@ -72,7 +79,7 @@ fn build_initramfs(dir: &Path) -> Result<PathBuf> {
 
     let mut initramfs = Initramfs::default();
     initramfs.add_program("/init", &init)?;
-    initramfs.add_program("/rprofd", &checkout::root().join("target/release/rprofd"))?;
+    initramfs.add_program("/rprofd", &rprofd)?;
     initramfs.add_program("/shapes", shapes.path())?;
     let path = dir.join("initramfs");
     initramfs.finish(&path)?;
