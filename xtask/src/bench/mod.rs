@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use rprofd_tests::{Rprofd, TestDir, rprofd};
+use rprofd_tests::{Rprofd, TestDir, rprofd, serve::Daemon};
 
 use crate::checkout;
 
@@ -23,6 +23,7 @@ mod outcomes;
 mod pid_reuse;
 mod population;
 mod reader_kill;
+mod serve;
 mod shares;
 mod short_lived;
 mod start;
@@ -51,7 +52,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 20] = [
+const ENTRIES: [Entry; 26] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -140,6 +141,32 @@ const ENTRIES: [Entry; 20] = [
         run: elf_bombs::run,
     },
     Entry {
+        name: "serve-clients",
+        about: "50 clients that ask a daemon for 5 seconds of a process each, at once",
+        run: serve::clients,
+    },
+    Entry { name: "serve-index", about: "the page that lists 500 processes", run: serve::index },
+    Entry {
+        name: "serve-kills",
+        about: "what 20 daemons that are killed leave behind",
+        run: serve::kills,
+    },
+    Entry {
+        name: "serve-windows",
+        about: "growth over as many windows as a day has, in 8 minutes",
+        run: serve::many_windows,
+    },
+    Entry {
+        name: "serve-storm",
+        about: "growth over half an hour in which processes start and end without end",
+        run: serve::fork_storm,
+    },
+    Entry {
+        name: "serve-target",
+        about: "throughput that a program and a server lose to being watched; 10 minutes",
+        run: serve::target,
+    },
+    Entry {
         name: "oracle",
         about: "agreement of our stacks with framehop's, frame by frame",
         run: oracle::run,
@@ -166,6 +193,11 @@ impl Bench {
         let dir = self.dir.join(name);
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         Ok(Rprofd::at(&self.binary, &dir))
+    }
+
+    /// A daemon that answers.
+    fn daemon(&self, args: &[&str]) -> Daemon {
+        Daemon::start(&self.dir, args)
     }
 
     /// This benchmark's directory.
