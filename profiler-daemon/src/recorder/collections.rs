@@ -73,6 +73,8 @@ pub(super) struct Collection {
     pub(super) reply: Option<tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>>,
     /// What was lost in its time, once it has ended.
     pub(super) losses: Losses,
+    /// Its share of the samples that were taken in its time.
+    pub(super) share: f64,
     /// When it ended.
     pub(super) ended: Option<Instant>,
     tag: u64,
@@ -195,6 +197,7 @@ impl Collections {
             hertz,
             reply,
             losses: Losses::default(),
+            share: 1.0,
             ended: None,
             tag: 0,
             scope,
@@ -221,7 +224,7 @@ impl Collections {
     pub(super) fn next_window(&mut self, losses: Losses) {
         let mut ended_ns = None;
         for open in self.all.iter_mut().filter(|it| it.reply.is_none() && it.ended.is_none()) {
-            end(open, losses);
+            end(open, losses, &self.rates);
             ended_ns = Some(open.until_ns);
         }
         self.add(Scope::All, self.window_hertz, None, None, losses);
@@ -305,7 +308,7 @@ impl Collections {
         let now_ns = clock::boot_ns();
         for it in &mut self.all {
             if it.reply.is_some() && it.ended.is_none() && (all || it.until_ns <= now_ns) {
-                end(it, losses);
+                end(it, losses, &self.rates);
             }
         }
     }
@@ -383,10 +386,25 @@ impl Collections {
     }
 }
 
-fn end(collection: &mut Collection, losses: Losses) {
+fn end(collection: &mut Collection, losses: Losses, rates: &VecDeque<(u64, u64)>) {
     collection.until_ns = collection.until_ns.min(clock::boot_ns());
     collection.losses = losses.since(&collection.losses_before);
+    let taken = mean_rate(rates, collection.from_ns, collection.until_ns);
+    collection.share = (collection.hertz as f64 / taken).min(1.0);
     collection.ended = Some(Instant::now());
+}
+
+/// The mean of the rates in force from one time to another, in Hz.
+fn mean_rate(rates: &VecDeque<(u64, u64)>, from_ns: u64, until_ns: u64) -> f64 {
+    let ends = rates.iter().skip(1).map(|(begin_ns, _)| *begin_ns).chain([u64::MAX]);
+    let (mut taken, mut length) = (0.0, 0.0);
+    for ((begin_ns, hertz), end_ns) in rates.iter().zip(ends) {
+        let part_ns = until_ns.min(end_ns).saturating_sub(from_ns.max(*begin_ns));
+        taken += *hertz as f64 * part_ns as f64;
+        length += part_ns as f64;
+    }
+    let last = rates.back().map_or(1.0, |(_, hertz)| *hertz as f64);
+    if length > 0.0 { taken / length } else { last }
 }
 
 #[cfg(test)]
@@ -411,6 +429,17 @@ mod tests {
         assert_eq!(ids(&mut collections, from_ns[2] - 1), [1]);
         assert_eq!(ids(&mut collections, from_ns[2]), [2]);
         assert_eq!(ids(&mut collections, u64::MAX - 1), [2]);
+    }
+
+    #[test]
+    fn a_share_is_of_the_rates_in_its_time() {
+        let rates = VecDeque::from([(0, 19), (100, 99), (200, 999)]);
+        for (from_ns, until_ns, mean) in
+            [(0, 100, 19.0), (50, 150, 59.0), (100, 200, 99.0), (300, 400, 999.0), (0, 0, 999.0)]
+        {
+            let found = mean_rate(&rates, from_ns, until_ns);
+            assert!((found - mean).abs() < 1e-9, "{from_ns} to {until_ns}: {found}");
+        }
     }
 
     #[test]

@@ -121,12 +121,14 @@ impl Recorder {
 
     fn window(&self, collection: &Collection) -> Window {
         let losses = &collection.losses;
+        // Of what was lost, too, only a share would have been its own.
+        let own = |count: u64| (count as f64 * collection.share).round() as u64;
         let counts = [
-            losses.samples(),
-            losses.missed,
-            losses.counters.ring_full,
-            losses.counters.busy,
-            losses.counters.unread,
+            own(losses.samples()),
+            own(losses.missed),
+            own(losses.counters.ring_full),
+            own(losses.counters.busy),
+            own(losses.counters.unread),
             collection.aggregate.stacks_lost,
             self.raw.collisions(),
             losses.side_band,

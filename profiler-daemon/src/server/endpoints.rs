@@ -125,8 +125,8 @@ async fn machine_index(
     UrlQuery(values): Values,
 ) -> Result<Response, Refused> {
     let processes = list(&app, peer).await?;
-    let shares = app.with_recent(|recent| index::shares(recent.last()));
-    Ok(index::of_machine(&processes, &shares, &values).into_response())
+    let seen = app.with_recent(|recent| index::seen(recent.last()));
+    Ok(index::of_machine(&processes, &seen, &values).into_response())
 }
 
 async fn scope_index(
@@ -136,7 +136,8 @@ async fn scope_index(
 ) -> Result<Response, Refused> {
     let (scope, _) = scope_of(request.uri().path())?;
     let processes = there(&app, peer, &scope).await?;
-    Ok(index::of_scope(&scope, &processes).into_response())
+    let seen = app.with_recent(|recent| index::seen(recent.last()));
+    Ok(index::of_scope(&scope, &processes, &seen).into_response())
 }
 
 async fn of_machine(

@@ -45,19 +45,28 @@ input { font: inherit; padding: .2rem .4rem }
 code { font-size: 12px }
 ";
 
-/// The share of one CPU that each process of a window had, by pid and start.
-pub(super) type Shares = HashMap<(u32, u64), f64>;
+/// What a window has of a process.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Seen {
+    /// The share of one CPU that it had.
+    share: f64,
+    samples: i64,
+}
 
-/// The shares in a window.
-pub(super) fn shares(window: Option<(&Window, &[Arc<Profile>])>) -> Shares {
-    let Some((window, profiles)) = window else { return Shares::new() };
+/// What a window has of each process, by pid and start.
+pub(super) type AllSeen = HashMap<(u32, u64), Seen>;
+
+/// What a window has of each process.
+pub(super) fn seen(window: Option<(&Window, &[Arc<Profile>])>) -> AllSeen {
+    let Some((window, profiles)) = window else { return AllSeen::new() };
     let length_ns = window.duration.as_nanos().max(1) as f64;
-    let share = |profile: &Arc<Profile>| {
+    let seen = |profile: &Arc<Profile>| {
         let process = profile.processes.first()?;
-        let busy_ns = profile.totals()[Kind::DEFAULT] as f64;
-        Some(((process.pid, process.start_ns), busy_ns / length_ns))
+        let totals = profile.totals();
+        let share = totals[Kind::DEFAULT] as f64 / length_ns;
+        Some(((process.pid, process.start_ns), Seen { share, samples: totals[Kind::COUNT] }))
     };
-    profiles.iter().filter_map(share).collect()
+    profiles.iter().filter_map(seen).collect()
 }
 
 /// A column that processes can be sorted by.
@@ -90,14 +99,12 @@ impl Column {
 /// The index of the whole machine, as `sort` and `filter` in its query have it.
 pub(super) fn of_machine(
     processes: &[Arc<Process>],
-    shares: &Shares,
+    seen: &AllSeen,
     values: &HashMap<String, String>,
 ) -> Response {
     let column = Column::of(values.get("sort"));
     let filter = values.get("filter").map_or("", String::as_str).trim();
-    let share = |process: &Process| {
-        shares.get(&(process.pid, process.start_ns)).copied().unwrap_or_default()
-    };
+    let share = |process: &Process| of(seen, process).share;
     let mut rows: Vec<(&Process, f64)> = processes
         .iter()
         .filter(|process| fits(process, filter))
@@ -114,7 +121,7 @@ pub(super) fn of_machine(
         "/debug/pprof/",
         &html! {
             p { "The whole machine." }
-            (kinds(""))
+            (kinds(samples(seen, processes)))
             h2 { "Processes" }
             form {
                 input type="search" name="filter" value=(filter) placeholder="name or pid"
@@ -146,8 +153,8 @@ pub(super) fn of_machine(
 }
 
 /// The index of a process, or of those of one name.
-pub(super) fn of_scope(scope: &Scope, processes: &[Arc<Process>]) -> Response {
-    let mut processes: Vec<_> = processes.iter().collect();
+pub(super) fn of_scope(scope: &Scope, there: &[Arc<Process>], seen: &AllSeen) -> Response {
+    let mut processes: Vec<_> = there.iter().collect();
     processes.sort_by_key(|process| Reverse(process.pid));
     let title = match scope {
         Scope::All | Scope::Tree(..) => "/debug/pprof/".to_owned(),
@@ -164,22 +171,36 @@ pub(super) fn of_scope(scope: &Scope, processes: &[Arc<Process>]) -> Response {
                     code { (command(process)) }
                 }
             }
-            (kinds(""))
+            (kinds(samples(seen, there)))
             p { a href="/debug/pprof/" { "all processes" } }
         },
     )
 }
 
-fn kinds(base: &str) -> Markup {
+/// The kinds, and how many samples the last window has for them.
+fn kinds(samples: i64) -> Markup {
     html! {
         h2 { "Profiles" }
         table {
-            tr { th { "profile" } th { "what it is" } }
+            tr { th.number title="in the last window" { "count" } th { "profile" } th { "what it is" } }
             @for (kind, description) in KINDS {
-                tr { td { a href={ (base) (kind) } { (kind) } } td { (description) } }
+                tr {
+                    td.number { @if kind == "profile" { (samples) } @else { "0" } }
+                    td { a href=(kind) { (kind) } }
+                    td { (description) }
+                }
             }
         }
     }
+}
+
+fn of(seen: &AllSeen, process: &Process) -> Seen {
+    seen.get(&(process.pid, process.start_ns)).copied().unwrap_or_default()
+}
+
+/// How many samples a window has of these processes.
+fn samples(seen: &AllSeen, processes: &[Arc<Process>]) -> i64 {
+    processes.iter().map(|process| of(seen, process).samples).sum()
 }
 
 fn command(process: &Process) -> String {

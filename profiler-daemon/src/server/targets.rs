@@ -38,6 +38,7 @@ pub(super) async fn answer(
                 ("__meta_rprofd_comm", process.comm.to_string()),
                 ("__meta_rprofd_exe", process.exe.to_string()),
                 ("__meta_rprofd_cgroup", process.cgroup.to_string()),
+                ("service_name", process.comm.to_string()),
                 ("comm", process.comm.to_string()),
                 ("pid", process.pid.to_string()),
             ]),

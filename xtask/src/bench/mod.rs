@@ -52,7 +52,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 26] = [
+const ENTRIES: [Entry; 27] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -150,6 +150,11 @@ const ENTRIES: [Entry; 26] = [
         name: "serve-kills",
         about: "what 20 daemons that are killed leave behind",
         run: serve::kills,
+    },
+    Entry {
+        name: "serve-discovery",
+        about: "targets that Prometheus's own HTTP service discovery finds (needs Go and its proxy)",
+        run: serve::discovery,
     },
     Entry {
         name: "serve-windows",

@@ -1,6 +1,7 @@
 //! What `rprofd serve` promises.
 
 mod clients;
+mod discovery;
 mod index;
 mod kills;
 mod soak;
@@ -8,6 +9,7 @@ mod target;
 
 pub(super) use self::{
     clients::run as clients,
+    discovery::run as discovery,
     index::run as index,
     kills::run as kills,
     soak::{fork_storm, many_windows},
