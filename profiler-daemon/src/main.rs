@@ -45,7 +45,7 @@ fn serve_main(arguments: impl Iterator<Item = std::ffi::OsString>, started: Inst
 
 /// Prints what the options come to, or what is wrong with what they name.
 fn checked(resolved: &Resolved<cli::serve::Options>) -> ExitCode {
-    if let Err(error) = server::Access::of_options(&resolved.options) {
+    if let Err(error) = server::Access::of_options(&resolved.options, &resolved.options.listen) {
         return fail(&error.to_string(), 2, false);
     }
     match io::stdout().write_all(resolved.to_toml().as_bytes()) {

@@ -112,6 +112,8 @@ pub struct Recorder {
     withdrew: Instant,
     followed: Instant,
     watched: Instant,
+    /// CPU time of ours, as it was last looked at.
+    cpu_ns: u64,
     throttle: Throttle,
     pressure: Pressure,
     keeper: Keeper,
@@ -201,6 +203,7 @@ impl Recorder {
             withdrew: Instant::now(),
             followed: Instant::now(),
             watched: Instant::now(),
+            cpu_ns: 0,
             throttle: Throttle::default(),
             pressure: Pressure::new(),
             keeper,
@@ -275,10 +278,16 @@ impl Recorder {
     /// Notes what we take, and keeps within the limits.
     fn watch_ourselves(&mut self) -> Result<(), RecordError> {
         self.watched = Instant::now();
-        let usage = Usage::now(self.symbolizer.readers());
+        let mut usage = Usage::now(self.symbolizer.readers());
+        // That of a reader which was killed and has not ended yet is in neither place.
+        usage.cpu_ns = usage.cpu_ns.max(self.cpu_ns);
+        self.cpu_ns = usage.cpu_ns;
         let bpf_ns = self.sampler.losses()?.counters.time_ns();
         if self.keeper.look(usage, bpf_ns, Instant::now()) {
             self.obey_limits()?;
+        }
+        if self.keeper.is_over(usage) {
+            self.give_caches_up()?;
         }
         self.control.note(Own {
             cpu_ns: usage.cpu_ns,
@@ -301,9 +310,6 @@ impl Recorder {
     /// Gives up, or takes up again, what the limits have it.
     fn obey_limits(&mut self) -> Result<(), RecordError> {
         let shed = self.keeper.shed();
-        if shed.caches {
-            self.give_caches_up()?;
-        }
         self.symbolizer.set_no_inlines(self.has_no_inlines());
         self.set_window_rate(shed.rate(self.settings.hertz))
     }
@@ -383,7 +389,7 @@ impl Recorder {
             Duration::from_millis(5)
         } else {
             let fetch = FETCH.saturating_sub(self.fetched.elapsed());
-            self.collections.next_end().map_or(fetch, |end| end.min(fetch))
+            self.collections.next_end(self.settings.window).map_or(fetch, |end| end.min(fetch))
         };
         let timeout = rustix::time::Timespec::try_from(timeout)
             .unwrap_or(rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 });
@@ -413,12 +419,13 @@ impl Recorder {
                     self.is_off = off;
                     self.follow_machine()?;
                 }
-                Order::Configure { hertz, window, limits } => {
+                Order::Configure { hertz, window, limits } if !self.stopping => {
                     self.settings.hertz = hertz.clamp(1, self.settings.most_hertz);
                     self.settings.window = Some(window);
                     self.keeper.set(limits);
                     self.obey_limits()?;
                 }
+                Order::Configure { .. } => {}
                 Order::List(reply) => {
                     let there = self.table.lives().filter(|life| life.is_there());
                     let _ = reply.send(there.map(|life| Arc::clone(&life.process)).collect());

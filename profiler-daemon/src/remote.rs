@@ -25,6 +25,9 @@ use crate::{
 /// How often we look whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How long it may take to answer that it records, or ends.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// What the daemon is asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
@@ -71,10 +74,19 @@ async fn record(control: &Control, asked: &Asked) -> Result<(), String> {
     let pids: Vec<_> = asked.pids.iter().map(u32::to_string).collect();
     let Asked { socket, hertz, children, .. } = asked;
     let path = format!("/record?pid={}&hz={hertz}&children={children}&tag={tag}", pids.join(","));
-    let response = post(socket, &path).await?;
+    let mut looks = tokio::time::interval(LOOK);
+    let mut begin = std::pin::pin!(tokio::time::timeout(PATIENCE, post(socket, &path)));
+    let response = loop {
+        tokio::select! {
+            response = &mut begin => break response.map_err(|_| "it does not answer")??,
+            // Nothing has begun, so nothing is to be waited for.
+            _ = looks.tick() => if !control.orders().is_empty() {
+                return Err("interrupted before it answered".into());
+            },
+        }
+    };
     let is_refused = !response.status().is_success();
     let mut body = response.into_body();
-    let mut looks = tokio::time::interval(LOOK);
     let mut bytes = Vec::new();
     let mut has_started = false;
     loop {
@@ -88,8 +100,15 @@ async fn record(control: &Control, asked: &Asked) -> Result<(), String> {
             },
             _ = looks.tick() => {
                 for order in control.orders() {
-                    if matches!(order, Order::Stop) {
-                        post(socket, &format!("/record/end?tag={tag}")).await?;
+                    match order {
+                        Order::Stop => {
+                            let path = format!("/record/end?tag={tag}");
+                            tokio::time::timeout(PATIENCE, post(socket, &path))
+                                .await
+                                .map_err(|_| "it does not answer")??;
+                        }
+                        Order::SkipNames => return Err("interrupted before it had answered".into()),
+                        _ => {}
                     }
                 }
             }

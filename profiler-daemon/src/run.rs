@@ -48,7 +48,8 @@ pub enum RunError {
     /// The daemon does not do that for users.
     #[error(
         "for users without privileges rprofd serve, at {}, records with --pid PID or -- COMMAND, \
-         of their own processes, without --window, --user-only and --kernel-only\n{}",
+         of their own processes, without --window, --user-only, --kernel-only, --event, \
+         --no-inlines and --ignore-defects\n{}",
         .0.display(),
         rights::advice()
     )]
@@ -165,7 +166,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         writing: None,
         stops: 0,
     };
-    run.until_started(&mut news).await;
+    run.until_started(&mut news, &mut signals).await;
     let mut status = 0;
     let mut child = None;
     if let Some(waiting) = waiting
@@ -203,11 +204,16 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     run.finish_writing().await;
     let result = recording.join().map_err(|_| RunError::Gone)?;
     run.progress.clear();
-    result?;
+    let mut failed = result.is_err();
+    if let (Err(error), true) = (&result, child.is_some()) {
+        eprintln!("rprofd: {}; the command goes on", explain(error));
+    }
     // A command that could not be run has said so; that there are no samples goes without saying.
     let was_not_run = matches!(status, command::NOT_FOUND | command::NOT_RUN);
     let is_brief = options.messages.quiet || (was_not_run && run.summary.samples() == 0);
-    let failed = run.print_summary(is_brief);
+    if result.is_ok() {
+        failed = run.print_summary(is_brief);
+    }
     // Where the recording ended first, the command goes on to its own end.
     while child.is_some() {
         tokio::select! {
@@ -222,6 +228,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
             }
         }
     }
+    result?;
     if options.command.is_empty() {
         return Ok(u8::from(failed));
     }
@@ -239,7 +246,13 @@ fn can_be_asked_for(options: &Options) -> Result<(), RunError> {
         && options.exe.is_empty()
         && options.cgroup.is_empty()
         && options.unit.is_empty());
-    let is_plain = options.window.is_none() && !options.user_only && !options.kernel_only;
+    let cli::Recording { event, no_inlines, ignore_defects, .. } = options.recording;
+    let is_plain = options.window.is_none()
+        && !options.user_only
+        && !options.kernel_only
+        && matches!(event, cli::EventOption::CpuClock)
+        && !no_inlines
+        && !ignore_defects;
     if asks_for_processes && !has_patterns && is_plain {
         return Ok(());
     }
@@ -317,10 +330,14 @@ struct Run {
 }
 
 impl Run {
-    async fn until_started(&mut self, news: &mut UnboundedReceiver<News>) {
-        while let Some(told) = news.recv().await {
-            if matches!(told, News::Started) {
-                return;
+    async fn until_started(&mut self, news: &mut UnboundedReceiver<News>, signals: &mut Signals) {
+        loop {
+            tokio::select! {
+                told = news.recv() => match told {
+                    Some(News::Started) | None => return,
+                    Some(_) => {}
+                },
+                _ = signals.next() => self.interrupted(),
             }
         }
     }

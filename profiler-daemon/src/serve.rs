@@ -4,7 +4,11 @@ mod archive;
 mod switch;
 mod systemd;
 
-use std::{sync::Arc, thread::JoinHandle, time::Instant};
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use sd_notify::NotifyState;
 use tokio::{
@@ -33,6 +37,9 @@ const MOST_HERTZ: u64 = 10_000;
 /// The rate of a request that does not ask for another, in Hz.
 const DEFAULT_HERTZ: u64 = 99;
 
+/// How long the end waits until recordings that it cut short are answered.
+const LAST_ANSWERS: Duration = Duration::from_millis(1500);
+
 /// The keys of the configuration that take effect when it is read again.
 const RELOADED: [&str; 14] = [
     "off_file",
@@ -58,8 +65,7 @@ const RELOADED: [&str; 14] = [
 /// [`RunError`].
 pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, RunError> {
     let options = &resolved.options;
-    let access = Access::of_options(options)?;
-    let archive = Archive::of_options(options)?;
+    let access = Access::of_options(options, &options.listen)?;
     let idles = options.on_unsupported == OnUnsupported::Idle;
     if let Err(error) = rights::check()
         && !idles
@@ -68,6 +74,8 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
     }
     let server = Server::bind(&options.listen, options.metrics_listen).await?;
     rights::drop_others();
+    // With the rights that it is to be written with.
+    let archive = Archive::of_options(options)?;
     let mut signals = Signals::new()?;
     let settings = recorder::Settings {
         most_hertz: MOST_HERTZ,
@@ -116,6 +124,12 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
             },
         }
     }
+    // Whoever waits for an answer gets it.
+    tokio::select! {
+        () = &mut answering => {}
+        () = daemon.app.idle() => {}
+        () = tokio::time::sleep(LAST_ANSWERS) => {}
+    }
     Ok(0)
 }
 
@@ -138,7 +152,7 @@ impl Daemon {
         match told {
             News::Started => {
                 eprintln!("rprofd: answering at {}", self.addresses.join(" and "));
-                self.app.set_unready("");
+                self.app.set_unready(&self.switch.why());
                 notify(&[NotifyState::Ready]);
             }
             News::Window(window, profiles) => {
@@ -210,12 +224,10 @@ impl Daemon {
     fn read_again(&mut self) -> Result<(), Box<dyn std::error::Error>> {
         let resolved = Options::resolve(std::env::args_os().skip(2))?;
         let options = &resolved.options;
-        let access = Access::of_options(options)?;
-        let has_other_files =
-            resolved.differences(&self.resolved).any(|it| it.starts_with("files."));
-        if has_other_files {
-            self.archive = Archive::of_options(options)?;
-        }
+        // The sockets stay as they are until it is started again: they, too, need what is said of them.
+        let both = [&*options.listen, &*self.resolved.options.listen].concat();
+        let access = Access::of_options(options, &both)?;
+        Archive::replace(&mut self.archive, options)?;
         let (hertz, window, limits) = (options.frequency, options.window, limits(options));
         self.orders.give(Order::Configure { hertz, window, limits });
         self.app.set_access(access);

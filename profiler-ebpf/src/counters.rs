@@ -22,9 +22,8 @@ pub struct Counters {
     pub stack_lost: u64,
     /// Children of a target that are not followed since the map was full.
     pub fork_lost: u64,
-    /// Runs of the sampling program that were timed: one in [`TIMED`].
-    pub timed: u64,
-    /// What they took, in nanoseconds.
+    /// What those runs of the sampling program took that were timed, one in [`TIMED`], in
+    /// nanoseconds.
     pub timed_ns: u64,
 }
 
@@ -44,7 +43,6 @@ impl Counters {
             unread,
             stack_lost,
             fork_lost,
-            timed,
             timed_ns,
         } = other;
         self.entered += entered;
@@ -56,7 +54,6 @@ impl Counters {
         self.unread += unread;
         self.stack_lost += stack_lost;
         self.fork_lost += fork_lost;
-        self.timed += timed;
         self.timed_ns += timed_ns;
     }
 
@@ -72,8 +69,7 @@ impl Counters {
 
     /// What all runs of the sampling program took, in nanoseconds, by those that were timed.
     pub fn time_ns(&self) -> u64 {
-        let all = u128::from(self.timed_ns) * u128::from(self.entered);
-        u64::try_from(all / u128::from(self.timed.max(1))).unwrap_or(u64::MAX)
+        self.timed_ns.saturating_mul(TIMED)
     }
 
     /// What was counted on top of `before`.
@@ -89,7 +85,6 @@ impl Counters {
             unread,
             stack_lost,
             fork_lost,
-            timed,
             timed_ns,
         } = *self;
         Self {
@@ -102,7 +97,6 @@ impl Counters {
             unread: unread.saturating_sub(before.unread),
             stack_lost: stack_lost.saturating_sub(before.stack_lost),
             fork_lost: fork_lost.saturating_sub(before.fork_lost),
-            timed: timed.saturating_sub(before.timed),
             timed_ns: timed_ns.saturating_sub(before.timed_ns),
         }
     }
@@ -114,8 +108,7 @@ mod tests {
 
     #[test]
     fn the_time_of_all_runs_is_that_of_those_that_were_timed() {
-        let counters =
-            Counters { entered: 6400, timed: 100, timed_ns: 500_000, ..Counters::default() };
+        let counters = Counters { timed_ns: 500_000, ..Counters::default() };
         assert_eq!(counters.time_ns(), 32_000_000);
         assert_eq!(Counters { entered: 3, ..Counters::default() }.time_ns(), 0);
     }

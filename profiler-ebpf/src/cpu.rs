@@ -49,7 +49,6 @@ pub(crate) fn cpu(ctx: PerfEventContext) -> u32 {
     if is_timed {
         // SAFETY: the helper has no arguments, and the pointer is to this CPU's element.
         unsafe {
-            (*counters).timed += 1;
             (*counters).timed_ns += bpf_ktime_get_ns() - begin_ns;
         }
     }

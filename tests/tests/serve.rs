@@ -316,6 +316,35 @@ fn it_ends_in_order_and_starts_after_a_kill() {
 }
 
 #[test]
+fn who_waits_for_an_answer_gets_it_when_it_ends() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("serve-last-answer");
+    let daemon = Daemon::start(&dir, &[]);
+    let program = shares(&dir, "cut-short");
+    let pid = program.pid();
+    wait_for(200, || daemon.get(&format!("/pid/{pid}/debug/pprof/")));
+    let address = daemon.address;
+    let asking = thread::spawn(move || {
+        serve::get(address, &format!("/pid/{pid}/debug/pprof/profile?seconds=500"))
+    });
+    wait_for(200, || {
+        let mut answer = daemon.get("/metrics");
+        answer.status = if answer.text().contains("rprofd_recordings 1") { 200 } else { 0 };
+        answer
+    });
+    thread::sleep(Duration::from_secs(2));
+    daemon.rprofd.signal(Signal::TERM);
+    daemon.rprofd.wait().expect_success();
+    let answer = asking.join().expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let file = dir.join("cut-short.pb.gz");
+    fs::write(&file, &answer.body).expect("write");
+    assert!(Profile::read(&file).share("burn_40") > 0.0);
+}
+
+#[test]
 fn nothing_is_sampled_while_it_is_switched_off() {
     if !able() {
         return;
@@ -332,6 +361,12 @@ fn nothing_is_sampled_while_it_is_switched_off() {
     assert!(events() > 0);
     let begin = Instant::now();
     fs::write(&off, "").expect("write");
+    let switched_off = Daemon::start(
+        &TestDir::new("serve-off-from-the-start"),
+        &["--off-file", off.to_str().expect("UTF-8")],
+    );
+    wait_for(503, || switched_off.get("/readyz"));
+    drop(switched_off);
     let answer = wait_for(503, || daemon.get("/readyz"));
     assert!(answer.text().contains("sampling is off"), "{}", answer.text());
     while events() > 0 {

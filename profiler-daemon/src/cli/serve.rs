@@ -84,23 +84,11 @@ pub struct Options {
     pub auth_file: Option<PathBuf>,
 
     /// HTTPS: the chain of certificates, PEM
-    #[arg(
-        help_heading = "Access",
-        long,
-        value_name = "FILE",
-        env = "RPROFD_TLS_CERT",
-        requires = "tls_key"
-    )]
+    #[arg(help_heading = "Access", long, value_name = "FILE", env = "RPROFD_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
 
     /// HTTPS: the private key, PEM
-    #[arg(
-        help_heading = "Access",
-        long,
-        value_name = "FILE",
-        env = "RPROFD_TLS_KEY",
-        requires = "tls_cert"
-    )]
+    #[arg(help_heading = "Access", long, value_name = "FILE", env = "RPROFD_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
 
     /// Answer other machines without HTTPS: passwords can be read on the way

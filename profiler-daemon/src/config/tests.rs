@@ -118,3 +118,13 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
     assert!(refused("[sampling\n").starts_with("1: "));
     assert!(refused("[sampling]\nwindow = 1\nwindow = 2").starts_with("3: "), "twice");
 }
+
+#[test]
+fn the_example_in_the_manual_is_a_configuration() {
+    let manual = include_str!("../../../docs/serve.md");
+    let example =
+        manual.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let options = serve_with(example, &[]).unwrap().options;
+    assert_eq!(options.cpu_limit, Some(2));
+    assert!(options.tls_cert.is_some() && options.tls_key.is_some());
+}

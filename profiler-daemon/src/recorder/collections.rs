@@ -53,10 +53,31 @@ pub struct Request {
     pub duration: Duration,
     /// Instead of samples: have these avmas named.
     pub addresses: Vec<u64>,
+    /// Of processes that this user may see alone.
+    pub viewer: Option<u32>,
     /// By which [`super::Order::End`] ends it before its time; 0: none does.
     pub tag: u64,
+    /// Who is to be told when it begins.
+    pub started: Option<tokio::sync::oneshot::Sender<()>>,
     /// Where to send it; if nobody waits there any more, the recording ends.
     pub reply: tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>,
+}
+
+/// What was counted as lost since sampling began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counted {
+    pub(super) losses: Losses,
+    /// Stacks that were taken for others.
+    pub(super) collisions: u64,
+}
+
+impl Counted {
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            losses: self.losses.since(&before.losses),
+            collisions: self.collisions.saturating_sub(before.collisions),
+        }
+    }
 }
 
 /// Tells a collection from all others.
@@ -72,20 +93,21 @@ pub(super) struct Collection {
     /// Where it goes; `None`: it is a window.
     pub(super) reply: Option<tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>>,
     /// What was lost in its time, once it has ended.
-    pub(super) losses: Losses,
+    pub(super) lost: Counted,
     /// Its share of the samples that were taken in its time.
     pub(super) share: f64,
     /// When it ended.
     pub(super) ended: Option<Instant>,
     tag: u64,
     scope: Scope,
+    viewer: Option<u32>,
     /// The processes of a [`Scope::Tree`].
     members: HashSet<LifeId>,
     /// Boot-time clock at its start, and at its end: `u64::MAX` while that is open.
     from_ns: u64,
     until_ns: u64,
     thinner: Thinner,
-    losses_before: Losses,
+    before: Counted,
     /// Places that have their names, or get none.
     settled: usize,
 }
@@ -100,11 +122,14 @@ impl Collection {
     fn takes(&mut self, sample: &Taken<'_>, rate: u64) -> bool {
         (self.from_ns..self.until_ns).contains(&sample.time_ns)
             && sample.life.is_none_or(|life| self.is_asked_for(life))
-            && (sample.life.is_some() || self.scope == Scope::All)
+            && (sample.life.is_some() || (self.scope == Scope::All && self.viewer.is_none()))
             && self.thinner.takes(sample.cpu, self.hertz, rate)
     }
 
     fn is_asked_for(&self, life: &Life) -> bool {
+        if self.viewer.is_some_and(|uid| life.process.viewer_uid != uid) {
+            return false;
+        }
         match self.scope {
             Scope::Tree(..) => self.members.contains(&life.id),
             _ => self.scope.has(&life.process),
@@ -175,7 +200,7 @@ impl Collections {
     pub(super) fn new(hertz: u64) -> Self {
         let rates = VecDeque::from([(0, hertz)]);
         let mut collections = Self { all: Vec::new(), next_id: 0, window_hertz: hertz, rates };
-        collections.add(Scope::All, hertz, None, None, Losses::default());
+        collections.add(Scope::All, hertz, None, None, Counted::default());
         collections
     }
 
@@ -185,7 +210,7 @@ impl Collections {
         hertz: u64,
         duration: Option<Duration>,
         reply: Option<tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>>,
-        losses_before: Losses,
+        before: Counted,
     ) -> &mut Collection {
         let at = self.all.len();
         let from_ns = clock::boot_ns();
@@ -196,16 +221,17 @@ impl Collections {
             start: SystemTime::now(),
             hertz,
             reply,
-            losses: Losses::default(),
+            lost: Counted::default(),
             share: 1.0,
             ended: None,
             tag: 0,
             scope,
+            viewer: None,
             members: HashSet::new(),
             from_ns,
             until_ns: from_ns.saturating_add(length_ns),
             thinner: Thinner::default(),
-            losses_before,
+            before,
             settled: 0,
         });
         self.next_id += 1;
@@ -221,13 +247,13 @@ impl Collections {
     }
 
     /// Ends the open window, and opens the next.
-    pub(super) fn next_window(&mut self, losses: Losses) {
+    pub(super) fn next_window(&mut self, counted: Counted) {
         let mut ended_ns = None;
         for open in self.all.iter_mut().filter(|it| it.reply.is_none() && it.ended.is_none()) {
-            end(open, losses, &self.rates);
+            end(open, counted, &self.rates);
             ended_ns = Some(open.until_ns);
         }
-        self.add(Scope::All, self.window_hertz, None, None, losses);
+        self.add(Scope::All, self.window_hertz, None, None, counted);
         // Between the two no sample is lost, and none counted twice.
         if let (Some(next), Some(ended_ns)) = (self.all.last_mut(), ended_ns) {
             next.from_ns = ended_ns;
@@ -256,11 +282,15 @@ impl Collections {
         &mut self,
         request: Request,
         members: HashSet<LifeId>,
-        losses: Losses,
+        before: Counted,
     ) -> &mut Aggregate {
-        let Request { scope, hertz, duration, addresses: _, tag, reply } = request;
-        let collection = self.add(scope, hertz, Some(duration), Some(reply), losses);
-        (collection.tag, collection.members) = (tag, members);
+        let Request { scope, hertz, duration, addresses: _, viewer, tag, started, reply } = request;
+        let collection = self.add(scope, hertz, Some(duration), Some(reply), before);
+        (collection.viewer, collection.tag, collection.members) = (viewer, tag, members);
+        if let Some(started) = started {
+            // Whoever asked may have gone.
+            let _ = started.send(());
+        }
         &mut collection.aggregate
     }
 
@@ -283,10 +313,16 @@ impl Collections {
         }
     }
 
-    /// How long until something that was asked for is over; `None`: nothing is under way.
-    pub(super) fn next_end(&self) -> Option<Duration> {
-        let asked = self.all.iter().filter(|it| it.reply.is_some() && it.ended.is_none());
-        let until_ns = asked.map(|it| it.until_ns).min()?;
+    /// How long until something is over: what was asked for, or the open window, if windows are so
+    /// long. `None`: nothing is under way.
+    pub(super) fn next_end(&self, window: Option<Duration>) -> Option<Duration> {
+        let length_ns = window.map_or(u64::MAX, |window| window.as_nanos() as u64);
+        let open = self.all.iter().filter(|it| it.ended.is_none());
+        let ends = open.map(|it| match it.reply {
+            Some(_) => it.until_ns,
+            None => it.from_ns.saturating_add(length_ns),
+        });
+        let until_ns = ends.min()?;
         Some(Duration::from_nanos(until_ns.saturating_sub(clock::boot_ns())))
     }
 
@@ -304,11 +340,11 @@ impl Collections {
     }
 
     /// Ends what was asked for and is over; `all`: or not.
-    pub(super) fn end_requests(&mut self, losses: Losses, all: bool) {
+    pub(super) fn end_requests(&mut self, counted: Counted, all: bool) {
         let now_ns = clock::boot_ns();
         for it in &mut self.all {
             if it.reply.is_some() && it.ended.is_none() && (all || it.until_ns <= now_ns) {
-                end(it, losses, &self.rates);
+                end(it, counted, &self.rates);
             }
         }
     }
@@ -386,9 +422,9 @@ impl Collections {
     }
 }
 
-fn end(collection: &mut Collection, losses: Losses, rates: &VecDeque<(u64, u64)>) {
+fn end(collection: &mut Collection, counted: Counted, rates: &VecDeque<(u64, u64)>) {
     collection.until_ns = collection.until_ns.min(clock::boot_ns());
-    collection.losses = losses.since(&collection.losses_before);
+    collection.lost = counted.since(&collection.before);
     let taken = mean_rate(rates, collection.from_ns, collection.until_ns);
     collection.share = (collection.hertz as f64 / taken).min(1.0);
     collection.ended = Some(Instant::now());
@@ -420,8 +456,8 @@ mod tests {
     fn a_late_sample_belongs_to_the_window_of_its_time() {
         let mut collections = Collections::new(99);
         collections.begin();
-        collections.next_window(Losses::default());
-        collections.next_window(Losses::default());
+        collections.next_window(Counted::default());
+        collections.next_window(Counted::default());
         let from_ns: Vec<_> = collections.all.iter().map(|it| it.from_ns).collect();
         assert_eq!(ids(&mut collections, from_ns[0]), [0]);
         assert_eq!(ids(&mut collections, from_ns[1] - 1), [0]);
@@ -465,11 +501,13 @@ mod tests {
                 hertz: 19,
                 duration: Duration::from_secs(9),
                 addresses: Vec::new(),
+                viewer: None,
                 tag: 0,
+                started: None,
                 reply,
             };
             let members = HashSet::from([LifeId(1)]);
-            collections.request(request, members, Losses::default());
+            collections.request(request, members, Counted::default());
             for (parent, child) in [(1, 2), (2, 3), (8, 9)] {
                 collections.forked(LifeId(parent), LifeId(child));
             }
@@ -488,10 +526,12 @@ mod tests {
             hertz: 499,
             duration: Duration::from_secs(9),
             addresses: Vec::new(),
+            viewer: None,
             tag: 7,
+            started: None,
             reply,
         };
-        collections.request(request, HashSet::new(), Losses::default());
+        collections.request(request, HashSet::new(), Counted::default());
         assert_eq!(collections.wanted_rate(), 499);
         assert!(!collections.is_any_over());
         collections.cut_short(8);

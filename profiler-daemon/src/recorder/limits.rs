@@ -129,6 +129,12 @@ impl Keeper {
         of(memory, true).and(of(cpu, false))
     }
 
+    /// Whether memory is above its limit, and what is kept to be fast is to be given up.
+    pub(super) fn is_over(&self, usage: Usage) -> bool {
+        let limit = self.limits.memory_bytes;
+        self.shed().caches && limit.is_some_and(|limit| usage.memory_bytes > limit)
+    }
+
     /// Looks at what is used. Returns whether [`Self::shed`] is another; says so.
     pub(super) fn look(&mut self, usage: Usage, bpf_ns: u64, now: Instant) -> bool {
         let busy_ns = usage.cpu_ns + bpf_ns;
@@ -136,22 +142,20 @@ impl Keeper {
         let mut changed = self.memory.look(usage.memory_bytes, self.limits.memory_bytes, most, now);
         let (begin, busy_before) = *self.before.get_or_insert((now, busy_ns));
         let elapsed = now.duration_since(begin);
-        let mut percent = 0;
+        let share = busy_ns.saturating_sub(busy_before) as f64 / elapsed.as_nanos().max(1) as f64;
         if elapsed >= AVERAGED {
-            percent = u64::try_from(
-                u128::from(busy_ns.saturating_sub(busy_before)) * 100 / elapsed.as_nanos(),
-            )
-            .unwrap_or(u64::MAX);
             self.before = Some((now, busy_ns));
-            changed |= self.cpu.look(percent, self.limits.cpu_percent, most - 1, now);
+            let hundredths = |percent: u64| percent.saturating_mul(100);
+            let limit = self.limits.cpu_percent.map(hundredths);
+            changed |= self.cpu.look((share * 10_000.0) as u64, limit, most - 1, now);
         }
         if changed {
-            self.say(usage, percent);
+            self.say(usage, share * 100.0);
         }
         changed
     }
 
-    fn say(&self, usage: Usage, percent: u64) {
+    fn say(&self, usage: Usage, percent: f64) {
         let shed = self.shed();
         if shed == Shed::default() {
             tracing::warn!("within the limits again: everything is recorded in full");
@@ -168,7 +172,7 @@ impl Keeper {
             given_up.push(format!("all but one of {} samples", 1_u32 << shed.halvings));
         }
         tracing::warn!(
-            "to keep the limits, given up now: {} ({} MiB in memory, {percent} % of a CPU)",
+            "to keep the limits, given up now: {} ({} MiB in memory, {percent:.2} % of a CPU)",
             given_up.join(", "),
             usage.memory_bytes >> 20
         );
@@ -219,8 +223,16 @@ mod tests {
             keeper.look(usage, at * 10_000_000, second(start, at));
         }
         assert_eq!(keeper.shed(), Shed { caches: false, detail: true, halvings: 2 });
+        // Just below the limit is not well below it.
+        let mut look = |at: u64| {
+            let usage = Usage { cpu_ns: 1_020_000_000 + (at - 34) * 19_000_000, memory_bytes: 0 };
+            keeper.look(usage, 0, second(start, at));
+            keeper.shed()
+        };
+        let shed: Vec<_> = (35..200).map(&mut look).collect();
+        assert!(shed[10..].iter().all(|it| *it == shed[10]), "{shed:?}");
         keeper.set(Limits::default());
-        assert!(keeper.look(Usage::default(), 0, second(start, 60)), "no limit any more");
+        assert!(keeper.look(Usage::default(), 0, second(start, 260)), "no limit any more");
         assert_eq!(keeper.shed(), Shed::default());
     }
 }

@@ -12,7 +12,8 @@ pub struct Own {
     pub cpu_ns: u64,
     /// CPU time of the BPF program that takes samples, in nanoseconds: one run in 64 is timed.
     pub bpf_ns: u64,
-    /// What the core and its readers have in memory now, in bytes.
+    /// What the core and its readers have in memory now and share with nobody, in bytes: BPF maps,
+    /// which the kernel has, and files that are mapped are not in it.
     pub memory_bytes: u64,
     /// Readers that were started.
     pub readers: u32,
@@ -46,23 +47,33 @@ pub(super) struct Usage {
 impl Usage {
     /// That of this process, of its children that have ended, and of `readers`.
     pub(super) fn now(readers: impl Iterator<Item = u32>) -> Self {
-        let of = |path: &str| fs::read_to_string(path).ok().and_then(|text| Self::parse(&text));
-        let own = of("/proc/self/stat").unwrap_or_default();
-        readers.filter_map(|pid| of(&format!("/proc/{pid}/stat"))).fold(own, |sum, reader| Self {
+        let of = |process: &str| {
+            let read = |name: &str| fs::read_to_string(format!("/proc/{process}/{name}")).ok();
+            let cpu_ns = read("stat").and_then(|text| cpu_ns(&text)).unwrap_or_default();
+            let memory_bytes = read("status").and_then(|text| anonymous_bytes(&text));
+            Self { cpu_ns, memory_bytes: memory_bytes.unwrap_or_default() }
+        };
+        readers.map(|pid| of(&pid.to_string())).fold(of("self"), |sum, reader| Self {
             cpu_ns: sum.cpu_ns + reader.cpu_ns,
             memory_bytes: sum.memory_bytes + reader.memory_bytes,
         })
     }
+}
 
-    /// Reads `/proc/PID/stat`: `proc_pid_stat(5)`.
-    fn parse(text: &str) -> Option<Self> {
-        // The name, which may be anything, ends at the last parenthesis; the state is field 3.
-        let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        let ticks: u64 = (14..=17).map(field).sum::<Option<u64>>()?;
-        let page_bytes = rustix::param::page_size() as u64;
-        Some(Self { cpu_ns: ticks * TICK_NS, memory_bytes: field(24)? * page_bytes })
-    }
+/// The CPU time in `/proc/PID/stat`, that of children which have ended included: `proc_pid_stat(5)`.
+fn cpu_ns(text: &str) -> Option<u64> {
+    // The name, which may be anything, ends at the last parenthesis; the state is field 3.
+    let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let ticks: u64 = (14..=17).map(field).sum::<Option<u64>>()?;
+    Some(ticks * TICK_NS)
+}
+
+/// Memory that no file is behind, in `/proc/PID/status`.
+fn anonymous_bytes(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 #[cfg(test)]
@@ -72,10 +83,10 @@ mod tests {
     #[test]
     fn times_and_memory_of_a_process() {
         let text = "7 (a) b)) S 1 7 7 0 -1 4194560 9 0 0 0 11 12 13 14 20 0 1 0 5 99 3 1 1\n";
-        let usage = Usage::parse(text).unwrap();
-        assert_eq!(usage.cpu_ns, 50 * TICK_NS);
-        assert_eq!(usage.memory_bytes, 3 * rustix::param::page_size() as u64);
-        assert_eq!(Usage::parse("7 (a) S 1"), None);
+        assert_eq!(cpu_ns(text), Some(50 * TICK_NS));
+        assert_eq!(cpu_ns("7 (a) S 1"), None);
+        let text = "Name:\tx\nVmRSS:\t    9000 kB\nRssAnon:\t    5120 kB\nRssFile:\t 1 kB\n";
+        assert_eq!(anonymous_bytes(text), Some(5 << 20));
         assert!(Usage::now(std::iter::empty()).memory_bytes > 0);
     }
 }

@@ -6,6 +6,10 @@ use super::{
     RecordError, Recorder, clock,
     collections::{Request, Scope},
 };
+use crate::process::Life;
+
+/// The most that one request has named: addresses, in each of its processes.
+const MOST_PLACES: usize = 64 << 10;
 
 impl Recorder {
     /// Begins what somebody asks for.
@@ -14,7 +18,7 @@ impl Recorder {
         if addresses.is_empty() {
             request.hertz = request.hertz.clamp(1, self.settings.most_hertz);
             self.set_rate(self.collections.rate().max(request.hertz))?;
-            let losses = self.sampler.losses()?;
+            let before = self.counted()?;
             let there = self.table.lives().filter(|life| life.is_there());
             let members = match &request.scope {
                 Scope::Tree(pids, _) => {
@@ -22,17 +26,19 @@ impl Recorder {
                 }
                 _ => HashSet::new(),
             };
-            self.collections.request(request, members, losses);
+            self.collections.request(request, members, before);
             return Ok(());
         }
         let time_ns = clock::boot_ns();
-        let scope = request.scope.clone();
+        let (scope, viewer) = (request.scope.clone(), request.viewer);
         request.duration = Duration::ZERO;
-        let losses = self.sampler.losses()?;
-        let aggregate = self.collections.request(request, HashSet::new(), losses);
+        let before = self.counted()?;
+        let aggregate = self.collections.request(request, HashSet::new(), before);
+        let is_seen = |life: &&Life| viewer.is_none_or(|uid| life.process.viewer_uid == uid);
         let lives = self.table.lives().filter(|life| life.is_there() && scope.has(&life.process));
         // The kernel's are the same for all.
-        let lives = lives.take(if scope == Scope::All { 1 } else { usize::MAX });
+        let most = if scope == Scope::All { 1 } else { (MOST_PLACES / addresses.len()).max(1) };
+        let lives = lives.filter(is_seen).take(most);
         for life in lives {
             let mappings = if scope == Scope::All { None } else { life.current_mappings() };
             aggregate.add_addresses(life.id, &addresses, mappings, time_ns);
@@ -45,8 +51,8 @@ impl Recorder {
     pub(super) fn end_requests(&mut self) -> Result<(), RecordError> {
         let mut changed = self.collections.forget_abandoned();
         if self.collections.is_any_over() {
-            let losses = self.sampler.losses()?;
-            self.collections.end_requests(losses, false);
+            let counted = self.counted()?;
+            self.collections.end_requests(counted, false);
             self.symbolizer.retry_perf_maps();
             changed = true;
         }

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{News, RecordError, Recorder, clock, collections::Collection};
+use super::{
+    News, RecordError, Recorder, clock,
+    collections::{Collection, Counted},
+};
 use crate::{
     kernel::period_ns,
     process::MappingId,
@@ -27,16 +30,21 @@ const NAMING_ASKED_LONGEST: Duration = Duration::from_secs(20);
 
 impl Recorder {
     pub(super) fn close_window(&mut self) -> Result<(), RecordError> {
-        let losses = self.sampler.losses()?;
-        self.collections.next_window(losses);
+        let counted = self.counted()?;
+        self.collections.next_window(counted);
         if self.stopping {
-            self.collections.end_requests(losses, true);
+            self.collections.end_requests(counted, true);
         }
         self.symbolizer.retry_perf_maps();
         if !self.stopping {
             self.next_epoch()?;
         }
         Ok(())
+    }
+
+    /// What was counted as lost so far.
+    pub(super) fn counted(&mut self) -> Result<Counted, RecordError> {
+        Ok(Counted { losses: self.sampler.losses()?, collisions: self.raw.collisions() })
     }
 
     /// Samples windows at another rate from now on: the open one ends.
@@ -120,7 +128,7 @@ impl Recorder {
     }
 
     fn window(&self, collection: &Collection) -> Window {
-        let losses = &collection.losses;
+        let Counted { losses, collisions } = &collection.lost;
         // Of what was lost, too, only a share would have been its own.
         let own = |count: u64| (count as f64 * collection.share).round() as u64;
         let counts = [
@@ -130,7 +138,7 @@ impl Recorder {
             own(losses.counters.busy),
             own(losses.counters.unread),
             collection.aggregate.stacks_lost,
-            self.raw.collisions(),
+            *collisions,
             losses.side_band,
             losses.counters.fork_lost,
         ];

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::task::JoinHandle;
@@ -18,6 +18,9 @@ use crate::{
 
 /// Windows that wait to be written; beyond that they are left out, and counted.
 const MOST_WAITING: usize = 4;
+
+/// How often old files are looked for.
+const ROTATION: Duration = Duration::from_secs(60);
 
 /// How much is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,7 @@ pub(super) struct Archive {
     waiting: Vec<(Window, Vec<Arc<Profile>>)>,
     writing: Option<JoinHandle<(Sink, Report)>>,
     left_out: u64,
+    rotated: Option<Instant>,
 }
 
 impl Archive {
@@ -55,7 +59,37 @@ impl Archive {
             viewer: Viewer::Pprof,
         })?;
         let keep = Keep { directory, age: options.files_max_age, bytes: options.files_max_size };
-        Ok(Some(Self { keep, sink: Some(sink), waiting: Vec::new(), writing: None, left_out: 0 }))
+        Ok(Some(Self {
+            keep,
+            sink: Some(sink),
+            waiting: Vec::new(),
+            writing: None,
+            left_out: 0,
+            rotated: None,
+        }))
+    }
+
+    /// Goes on as the options have it now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::of_options`]; then it is as it was.
+    pub(super) fn replace(archive: &mut Option<Self>, options: &Options) -> Result<(), Error> {
+        let (age, bytes) = (options.files_max_age, options.files_max_size);
+        if let Some(old) = archive
+            && options.files.as_ref() == Some(&old.keep.directory)
+        {
+            (old.keep.age, old.keep.bytes, old.rotated) = (age, bytes, None);
+            return Ok(());
+        }
+        let mut new = Self::of_options(options)?;
+        // What is being written is written to its end, where it was to go.
+        if let (Some(new), Some(old)) = (&mut new, archive.as_mut()) {
+            new.waiting = std::mem::take(&mut old.waiting);
+            new.go_on();
+        }
+        *archive = new;
+        Ok(())
     }
 
     /// Has a window written as soon as those before it are.
@@ -82,9 +116,15 @@ impl Archive {
         let Some(mut sink) = self.sink.take() else { return };
         let (window, profiles) = self.waiting.remove(0);
         let keep = self.keep.clone();
+        // To look at all files takes a while where there are many.
+        let pause = ROTATION.min(keep.age / 4);
+        let is_due = self.rotated.is_none_or(|rotated| rotated.elapsed() >= pause);
+        if is_due {
+            self.rotated = Some(Instant::now());
+        }
         self.writing = Some(tokio::task::spawn_blocking(move || {
             let mut report = sink.write(&window, &profiles);
-            if let Err(error) = remove_old(&keep, SystemTime::now()) {
+            if is_due && let Err(error) = remove_old(&keep, SystemTime::now()) {
                 let path = keep.directory.clone();
                 report.failures.push(Error::Unwritable { path, io_error: error });
             }
@@ -132,15 +172,19 @@ fn remove_old(keep: &Keep, now: SystemTime) -> io::Result<()> {
     files.sort();
     let mut bytes: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
     let oldest = now.checked_sub(keep.age);
+    let mut failed = Ok(());
     for (modified, own_bytes, path) in files {
         let is_old = oldest.is_some_and(|oldest| modified < oldest);
         if !is_old && bytes <= keep.bytes {
             break;
         }
-        remove(&path)?;
-        bytes -= own_bytes;
+        match remove(&path) {
+            Ok(()) => bytes -= own_bytes,
+            // The others go all the same.
+            Err(error) => failed = Err(error),
+        }
     }
-    Ok(())
+    failed
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -154,8 +198,13 @@ fn remove(path: &Path) -> io::Result<()> {
 fn is_window(name: &str) -> bool {
     let Some(name) = name.strip_suffix(".pb.gz") else { return false };
     let mut parts = name.rsplit('.');
-    let (stamp, kind) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let stamp = stamp.split('-').next().unwrap_or_default().as_bytes();
+    let mut part = || parts.next().unwrap_or_default().split('-').next().unwrap_or_default();
+    let mut stamp = part().to_owned();
+    if stamp.len() == 4 && stamp.ends_with('Z') {
+        // That of a window shorter than a second has milliseconds.
+        stamp = format!("{}Z", part());
+    }
+    let (kind, stamp) = (parts.next().unwrap_or_default(), stamp.as_bytes());
     let digits = |range: std::ops::Range<usize>| {
         stamp.get(range).is_some_and(|part| part.iter().all(u8::is_ascii_digit))
     };
@@ -176,6 +225,8 @@ mod tests {
             "nginx.7.cpu.20261123T160000Z.pb.gz",
             "all.cpu.20261123T160000Z.pb.gz",
             "a.b.cpu.20261123T160000Z-2.pb.gz",
+            "a.1.cpu.20261123T160000.250Z.pb.gz",
+            "a.1.cpu.20261123T160000.250Z-2.pb.gz",
         ] {
             assert!(is_window(ours), "{ours}");
         }

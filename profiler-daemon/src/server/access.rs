@@ -55,6 +55,9 @@ pub enum AccessError {
          (or --insecure, where the network is yours)"
     )]
     NoTls(Address),
+    /// A certificate is of no use without its key, nor a key without its certificate.
+    #[error("HTTPS needs both a certificate and its key: give {0}, too")]
+    HalfOfTls(&'static str),
     /// The file of credentials is wrong.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
@@ -83,20 +86,22 @@ pub struct Access {
 }
 
 impl Access {
-    /// As the options have it.
+    /// As the options have it, for sockets at these addresses.
     ///
     /// # Errors
     ///
     /// [`AccessError`].
-    pub fn of_options(options: &Options) -> Result<Self, AccessError> {
+    pub fn of_options(options: &Options, listen: &[Address]) -> Result<Self, AccessError> {
         let files: (Option<&PathBuf>, Option<&PathBuf>) =
             (options.tls_cert.as_ref(), options.tls_key.as_ref());
         let acceptor = match files {
             (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
-            _ => None,
+            (None, None) => None,
+            (Some(_), None) => return Err(AccessError::HalfOfTls("--tls-key")),
+            (None, Some(_)) => return Err(AccessError::HalfOfTls("--tls-cert")),
         };
         let credentials = options.auth_file.as_deref().map(Credentials::read).transpose()?;
-        if let Some(open) = options.listen.iter().find(|address| address.is_open()) {
+        if let Some(open) = listen.iter().find(|address| address.is_open()) {
             if credentials.is_none() {
                 return Err(AccessError::NoCredentials(open.clone()));
             }
@@ -122,28 +127,44 @@ impl Access {
     }
 
     /// Whether the request has a password or token that is right; `None`: it has none, or none is
-    /// asked for.
-    async fn is_right(&self, headers: &HeaderMap) -> Option<bool> {
-        let credentials = self.credentials.as_ref()?;
-        let value = headers.get(AUTHORIZATION)?.to_str().unwrap_or_default();
+    /// asked for. An error: it cannot be told now.
+    async fn is_right(&self, headers: &HeaderMap) -> Result<Option<bool>, Busy> {
+        match &self.credentials {
+            Some(credentials) => self.is_right_by(credentials, headers).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn is_right_by(
+        &self,
+        credentials: &Credentials,
+        headers: &HeaderMap,
+    ) -> Result<Option<bool>, Busy> {
+        let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+        let value = value.to_str().unwrap_or_default();
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
         if scheme.eq_ignore_ascii_case("bearer") {
-            return Some(credentials.has_token(rest.trim()));
+            return Ok(Some(credentials.has_token(rest.trim())));
         }
         let decoded = BASE64_STANDARD.decode(rest.trim()).unwrap_or_default();
         let decoded = String::from_utf8(decoded).unwrap_or_default();
         let (user, password) = decoded.split_once(':').unwrap_or_default();
         if !scheme.eq_ignore_ascii_case("basic") || user.is_empty() {
-            return Some(false);
+            return Ok(Some(false));
         }
         // Tools that know no bearer tokens send one as the password of a user called token.
         if user == "token" && credentials.has_token(password) {
-            return Some(true);
+            return Ok(Some(true));
         }
-        Some(self.is_password(credentials, user, password).await)
+        self.is_password(credentials, user, password).await.map(Some)
     }
 
-    async fn is_password(&self, credentials: &Credentials, user: &str, password: &str) -> bool {
+    async fn is_password(
+        &self,
+        credentials: &Credentials,
+        user: &str,
+        password: &str,
+    ) -> Result<bool, Busy> {
         let digest: [u8; 32] = Sha256::new()
             .chain_update(self.salt)
             .chain_update(user)
@@ -152,13 +173,18 @@ impl Access {
             .finalize()
             .into();
         let remembered = || self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered().get(&digest).is_some_and(|at| at.elapsed() < REMEMBERED) {
-            return true;
+        let is_known = || remembered().get(&digest).is_some_and(|at| at.elapsed() < REMEMBERED);
+        if is_known() {
+            return Ok(true);
         }
         // One at a time: guessing may take a CPU's time, and no more.
         let Ok(Ok(_permit)) = tokio::time::timeout(HASHING, self.hashing.acquire()).await else {
-            return false;
+            return Err(Busy);
         };
+        // Others have asked with the same password meanwhile.
+        if is_known() {
+            return Ok(true);
+        }
         let (hash, password) = (credentials.hash_of(user), password.to_owned());
         let is_right = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash)).await;
         let is_right = matches!(is_right, Ok(Ok(true)));
@@ -169,9 +195,12 @@ impl Access {
                 remembered.insert(digest, Instant::now());
             }
         }
-        is_right
+        Ok(is_right)
     }
 }
+
+/// Too many passwords are being looked at.
+struct Busy;
 
 /// The access in force.
 #[derive(Clone)]
@@ -198,7 +227,10 @@ pub(super) async fn admit(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let is_right = app.access.get().is_right(request.headers()).await;
+    let Ok(is_right) = app.access.get().is_right(request.headers()).await else {
+        let text = "too many passwords are being looked at; try again later";
+        return Refused::unavailable(text).into_response();
+    };
     let peer = match (is_right, origin) {
         (Some(true), _) => Peer::authenticated(),
         (None, Origin::Local(peer)) => peer,
@@ -266,8 +298,12 @@ mod tests {
         std::fs::write(&auth, "").unwrap();
         let auth = auth.to_str().unwrap();
         let open = ["--listen", "0.0.0.0:0", "--auth-file", auth];
-        assert!(Access::of_options(&options(&[])).is_ok());
-        let refused = |words: &[&str]| Access::of_options(&options(words)).err();
+        let access = |words: &[&str]| {
+            let options = options(words);
+            Access::of_options(&options, &options.listen)
+        };
+        assert!(access(&[]).is_ok());
+        let refused = |words: &[&str]| access(words).err();
         assert!(matches!(refused(&open[..2]), Some(AccessError::NoCredentials(_))));
         assert!(matches!(refused(&open), Some(AccessError::NoTls(_))));
         assert!(refused(&[&open[..], &["--insecure"]].concat()).is_none());

@@ -24,6 +24,7 @@ pub struct CredentialsError {
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
     users: HashMap<String, String>,
+    highest_cost: u32,
     tokens: Vec<(String, [u8; 32])>,
 }
 
@@ -82,6 +83,7 @@ impl Credentials {
         if parts.get_cost() > HIGHEST_COST {
             return Err(format!("the hash of {name} takes too long: at most -C {HIGHEST_COST}"));
         }
+        self.highest_cost = self.highest_cost.max(parts.get_cost());
         self.users.insert(name.to_owned(), hash.to_owned());
         Ok(())
     }
@@ -98,7 +100,8 @@ impl Credentials {
     pub(super) fn hash_of(&self, user: &str) -> String {
         // Of 32 random bytes that nobody knows.
         const NOBODYS: &str = "$2b$10$VEVzzYzHU5LDqyACPy1Jsum4xbPOw1bFMoHPKbhqIuZxTGwDHxXPG";
-        self.users.get(user).cloned().unwrap_or_else(|| NOBODYS.to_owned())
+        let nobodys = || NOBODYS.replace("$10$", &format!("${:02}$", self.highest_cost.max(4)));
+        self.users.get(user).cloned().unwrap_or_else(nobodys)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Router,
-    body::{Bytes, to_bytes},
+    body::{Body, Bytes, to_bytes},
     extract::{
         DefaultBodyLimit, Extension, Path, Query as UrlQuery, Request as HttpRequest, State,
     },
@@ -88,9 +88,12 @@ pub(super) fn metrics_router(app: App) -> Router {
         .with_state(app)
 }
 
-/// Waits for the body, which is neither long nor slow.
+/// Waits for the body, which is neither long nor slow, where one is of use.
 async fn with_body(request: HttpRequest, next: Next) -> Response {
     let (head, body) = request.into_parts();
+    if head.method != Method::POST || !head.uri.path().ends_with("/symbol") {
+        return next.run(HttpRequest::from_parts(head, Body::empty())).await;
+    }
     let stated = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let stated = stated.and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
     let too_long = || {
@@ -268,20 +271,29 @@ async fn profile(
     let query = Query::parse(values, app.settings.default_hertz, most_hertz(app, peer));
     let query = query.map_err(Refused::bad)?;
     let name = if scope == Scope::All { MergedName::Host } else { MergedName::First };
+    let (mut permit, mut render) = (None, None);
     let (window, profiles) = if let Some(ago) = query.ago {
+        // Who waits holds on to no window.
+        render = app.permits.render().await;
         let from = before(SystemTime::now(), ago);
         let sees = |process: &Process| scope.has(process) && peer.sees(process);
         let found = app.with_recent(|recent| recent.between(from, from + query.duration, sees));
         found.ok_or_else(|| Refused::not_found("nothing is kept of that time"))?
     } else {
         there(app, peer, &scope).await?;
-        let (window, mut profiles) = record(app, scope, &query, Vec::new()).await?;
+        // Until it is encoded.
+        permit = Some(app.permits.record(peer)?);
+        let (window, mut profiles) = record(app, peer, scope, &query, Vec::new()).await?;
         profiles.retain(|profile| profile.processes.iter().all(|it| peer.sees(it)));
         (window, profiles.into_iter().map(Arc::new).collect())
     };
     let format = [Format::Pprof, Format::Text, Format::Folded][usize::from(query.debug)];
+    if render.is_none() {
+        render = app.permits.render().await;
+    }
     // An hour of a busy machine takes a while: others are answered meanwhile.
     let contents = tokio::task::spawn_blocking(move || {
+        let _render = render;
         let profiles: Vec<&Profile> = profiles.iter().map(|profile| &**profile).collect();
         let mut merged = merge(&window, &profiles, name);
         if !peer.sees_all() {
@@ -290,6 +302,7 @@ async fn profile(
         format.render(&merged).unwrap_or_default()
     });
     let contents = contents.await.map_err(|_| app.unavailable())?;
+    drop(permit);
     if query.debug > 0 {
         return Ok(text(String::from_utf8_lossy(&contents).into_owned()));
     }
@@ -307,20 +320,14 @@ pub(super) fn most_hertz(app: &App, peer: Peer) -> u64 {
     if peer.is_root() { most } else { most.min(MOST_HERTZ) }
 }
 
-/// That others have to end first.
-pub(super) fn too_many() -> Refused {
-    let text = "too many recordings are under way; try again later";
-    Refused::new(StatusCode::TOO_MANY_REQUESTS, text)
-}
-
 /// Records beside everything else; with addresses: has them named.
 async fn record(
     app: &App,
+    peer: Peer,
     scope: Scope,
     query: &Query,
     addresses: Vec<u64>,
 ) -> Result<(Window, Vec<Profile>), Refused> {
-    let Ok(_permit) = app.recordings.try_acquire() else { return Err(too_many()) };
     let (reply, answer) = oneshot::channel();
     let (hertz, duration) = (query.hertz, query.duration);
     app.orders.give(Order::Record(Box::new(Request {
@@ -328,7 +335,9 @@ async fn record(
         hertz,
         duration,
         addresses,
+        viewer: peer.viewer(),
         tag: 0,
+        started: None,
         reply,
     })));
     answer.await.map_err(|_| app.unavailable())
@@ -385,7 +394,8 @@ async fn symbol(
     }
     there(app, peer, scope).await?;
     let query = Query { duration: Duration::ZERO, hertz: 1, ago: None, debug: 0 };
-    let (_, profiles) = record(app, scope.clone(), &query, addresses).await?;
+    let _permit = app.permits.record(peer)?;
+    let (_, profiles) = record(app, peer, scope.clone(), &query, addresses).await?;
     for profile in profiles.iter().filter(|it| it.processes.iter().all(|p| peer.sees(p))) {
         for location in &profile.locations {
             if let Some(line) = location.lines.first() {

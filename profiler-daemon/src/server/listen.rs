@@ -10,9 +10,9 @@ use std::{
 };
 
 use axum::{Router, extract::Extension};
+use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -27,10 +27,11 @@ use super::{
     access::Origin,
     address::{Address, ListenError},
     endpoints,
-    peer::Peer,
+    peer::owner,
+    record::LONGEST,
 };
 
-/// The most connections at a time; others wait to be accepted.
+/// The most connections at a time and socket; others wait to be accepted.
 const CONNECTIONS: usize = 512;
 
 /// The most of probes and scrapers, which are not to wait for those.
@@ -43,7 +44,7 @@ const HEAD: Duration = Duration::from_secs(10);
 const HEAD_BYTES: usize = 64 << 10;
 
 /// How long a connection may last: longer than the longest recording.
-const CONNECTION: Duration = Duration::from_secs(15 * 60);
+const CONNECTION: Duration = LONGEST.saturating_add(Duration::from_secs(5 * 60));
 
 /// The sockets, open and not yet answered at.
 pub struct Server {
@@ -103,28 +104,28 @@ impl Server {
     /// Answers; never returns.
     pub async fn run(mut self, app: App) {
         let router = endpoints::router(app.clone());
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
         let mut listening = JoinSet::new();
         for listener in std::mem::take(&mut self.tcp) {
             let (app, router) = (app.clone(), router.clone());
             listening.spawn(accept(
-                Arc::clone(&connections),
+                Arc::new(Semaphore::new(CONNECTIONS)),
                 listener,
                 async |listener: &TcpListener| listener.accept().await,
                 move |(stream, peer)| serve_tcp(stream, peer, app.clone(), router.clone()),
             ));
         }
         for listener in std::mem::take(&mut self.unix) {
-            let router = router.clone();
+            let (app, router) = (app.clone(), router.clone());
             listening.spawn(accept(
-                Arc::clone(&connections),
+                Arc::new(Semaphore::new(CONNECTIONS)),
                 listener,
                 async |listener: &UnixListener| listener.accept().await,
                 move |(stream, _)| {
-                    let router = router.clone();
+                    let (app, router) = (app.clone(), router.clone());
                     async move {
                         if let Ok(credentials) = stream.peer_cred() {
-                            let origin = Origin::Local(Peer::of(credentials.uid()));
+                            let peer = app.members.peer(credentials.uid()).await;
+                            let origin = Origin::Local(peer);
                             converse(stream, router.layer(Extension(origin))).await;
                         }
                     }
@@ -183,8 +184,8 @@ async fn accept<L, S, W>(
 /// Finds out who asks, and answers.
 async fn serve_tcp(stream: TcpStream, peer: SocketAddr, app: App, router: Router) {
     let origin = match stream.local_addr() {
-        Ok(own) if own.ip().to_canonical().is_loopback() => match Peer::of_loopback(peer, own) {
-            Ok(peer) => Origin::Local(peer),
+        Ok(own) if own.ip().to_canonical().is_loopback() => match owner(peer, own) {
+            Ok(uid) => Origin::Local(app.members.peer(uid).await),
             Err(error) => {
                 tracing::debug!("who {peer} is cannot be told: {error}");
                 return;
@@ -206,16 +207,8 @@ async fn serve_tcp(stream: TcpStream, peer: SocketAddr, app: App, router: Router
 
 /// Answers the requests of one connection.
 async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(HEAD_BYTES)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(16)
-        .max_header_list_size(HEAD_BYTES as u32);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
     let service = TowerToHyperService::new(router);
     let served = builder.serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION, served).await {

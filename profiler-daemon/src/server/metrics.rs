@@ -116,7 +116,7 @@ pub(super) async fn answer(State(app): State<App>) -> Response {
     let now = Now {
         received: app.orders.samples(),
         recent_bytes: app.with_recent(super::recent::Recent::bytes),
-        recordings: super::RECORDINGS - app.recordings.available_permits(),
+        recordings: app.permits.taken(),
         is_ready: app.why_unready().is_none(),
         own: app.orders.own(),
     };
@@ -222,8 +222,11 @@ fn render(totals: &Totals, now: &Now) -> String {
         outcomes.get_or_create(&OfOutcome { outcome }).inc_by(count);
     }
     figures.0.register("outcomes", "How unwinding of samples ended", outcomes);
+    let [all, ..] = Window::LOSSES;
+    let lost = totals.losses.get(all).copied().unwrap_or_default();
+    figures.count("samples_lost", "Samples that should have been taken and are not there", lost);
     let losses = Family::<OfQueue, Counter>::default();
-    for (&queue, &count) in &totals.losses {
+    for (&queue, &count) in totals.losses.iter().filter(|(queue, _)| **queue != all) {
         losses.get_or_create(&OfQueue { queue }).inc_by(count);
     }
     figures.0.register("lost", "What was lost on its way, by where", losses);
@@ -256,13 +259,18 @@ fn render(totals: &Totals, now: &Now) -> String {
     figures.text()
 }
 
+/// A value of a label as OpenMetrics has it; the crate writes it as it is.
+fn escaped(text: &str) -> String {
+    text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
+}
+
 fn render_processes(totals: &Totals) -> String {
     let mut figures = Figures::new();
     let samples = Family::<OfComm, Counter>::default();
     let busy = Family::<OfComm, Counter<f64, std::sync::atomic::AtomicU64>>::default();
     let complete = Family::<OfComm, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
     for (comm, of_name) in &totals.by_name {
-        let label = OfComm { comm: comm.to_string() };
+        let label = OfComm { comm: escaped(comm) };
         samples.get_or_create(&label).inc_by(of_name.samples);
         busy.get_or_create(&label).inc_by(seconds(of_name.busy_ns));
         let share = of_name.complete as f64 / of_name.user_stacks.max(1) as f64;
@@ -292,7 +300,7 @@ mod tests {
             duration: Duration::from_secs(10),
             period: 10_000_000,
             comments: Vec::new(),
-            losses: vec![("samples", 3)],
+            losses: vec![("samples", 3), ("samples_missed", 3)],
         };
         for _ in 0..2 {
             totals.add(&window, &[Arc::new(program(7, "app", 0x1000))]);
@@ -306,7 +314,8 @@ mod tests {
             "rprofd_samples_stored_total 20",
             "rprofd_windows_total 2",
             "rprofd_outcomes_total{outcome=\"complete\"} 18",
-            "rprofd_lost_total{queue=\"samples\"} 6",
+            "rprofd_samples_lost_total 6",
+            "rprofd_lost_total{queue=\"samples_missed\"} 6",
             "rprofd_recent_windows_bytes 4096",
             "rprofd_recordings 1",
             "rprofd_bpf_seconds_total 1.5",
@@ -322,6 +331,11 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn names_of_processes_are_anything() {
+        assert_eq!(escaped("a\"b\\c\nd"), r#"a\"b\\c\nd"#);
     }
 
     #[test]

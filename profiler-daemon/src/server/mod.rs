@@ -8,6 +8,7 @@ mod index;
 mod listen;
 mod metrics;
 mod peer;
+mod permits;
 mod query;
 mod recent;
 mod record;
@@ -19,8 +20,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
-
-use tokio::sync::Semaphore;
 
 pub use access::{Access, AccessError};
 pub use address::{Address, ListenError};
@@ -34,11 +33,10 @@ use crate::{
 };
 use access::InForce;
 use metrics::Totals;
+use peer::Members;
+use permits::Permits;
 use recent::Recent;
 use refused::Refused;
-
-/// The most requests that record at a time.
-const RECORDINGS: usize = 128;
 
 /// What requests are answered from.
 #[derive(Clone)]
@@ -46,7 +44,8 @@ pub struct App {
     orders: Orders,
     recent: Arc<Mutex<Recent>>,
     totals: Arc<Mutex<Totals>>,
-    recordings: Arc<Semaphore>,
+    permits: Permits,
+    members: Members,
     /// Why it is not ready; empty: it is.
     unready: Arc<Mutex<String>>,
     access: InForce,
@@ -70,7 +69,8 @@ impl App {
             orders,
             recent: Arc::new(Mutex::new(Recent::new(recent_bytes))),
             totals: Arc::default(),
-            recordings: Arc::new(Semaphore::new(RECORDINGS)),
+            permits: Permits::new(),
+            members: Members::default(),
             unready: Arc::new(Mutex::new("it is starting".into())),
             access: InForce::new(access),
             settings,
@@ -96,6 +96,13 @@ impl App {
     /// Counts the files of a window.
     pub fn wrote(&self, report: &Report) {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner).wrote(report);
+    }
+
+    /// Returns once no recording is under way or unanswered.
+    pub async fn idle(&self) {
+        self.permits.all_free().await;
+        // For the last bytes.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
     /// Says why it is not ready, or that it is: an empty text.

@@ -1,8 +1,11 @@
 //! Who is at the other end of a connection, and what they may see.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -19,6 +22,10 @@ use crate::profile::Process;
 /// The members of this group see all processes.
 const GROUP: &str = "rprofd";
 
+/// How long it is known who is a member, and of how many users at most.
+const KNOWN: Duration = Duration::from_secs(60);
+const MOST_KNOWN: usize = 4096;
+
 /// `TCP_ESTABLISHED` (`include/net/tcp_states.h`).
 const ESTABLISHED: u8 = 1;
 
@@ -31,24 +38,14 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The user with this id.
-    pub(super) fn of(uid: u32) -> Self {
-        Self { uid: Some(uid), sees_all: uid == 0 || is_member(uid) }
+    /// The user with this id, who is or is not a member of the group that sees all.
+    const fn of(uid: u32, is_member: bool) -> Self {
+        Self { uid: Some(uid), sees_all: uid == 0 || is_member }
     }
 
     /// Somebody whose password or token is right: who has one runs the machine.
     pub(super) const fn authenticated() -> Self {
         Self { uid: None, sees_all: true }
-    }
-
-    /// The user who owns the socket at the other end of a TCP connection from this machine.
-    ///
-    /// # Errors
-    ///
-    /// [`io::Error`] if the kernel does not say who that is. A connection that was closed would
-    /// look like one of root's: it is an error.
-    pub(super) fn of_loopback(peer: SocketAddr, own: SocketAddr) -> io::Result<Self> {
-        owner(peer, own).map(Self::of)
     }
 
     /// Whether everything is theirs to see.
@@ -61,9 +58,41 @@ impl Peer {
         self.sees_all || Some(process.viewer_uid) == self.uid
     }
 
+    /// Whose processes alone they may see.
+    pub(super) const fn viewer(self) -> Option<u32> {
+        if self.sees_all { None } else { self.uid }
+    }
+
     /// Whether they are root.
     pub(super) const fn is_root(self) -> bool {
         matches!(self.uid, Some(0))
+    }
+}
+
+/// Who is in the group that sees all, as far as it was asked for lately.
+#[derive(Clone, Default)]
+pub(super) struct Members(Arc<Mutex<HashMap<u32, (bool, Instant)>>>);
+
+impl Members {
+    /// The user with this id. To ask for their groups may take long, where a server has them.
+    pub(super) async fn peer(&self, uid: u32) -> Peer {
+        let known = |members: &Self| {
+            let known = members.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(&uid).filter(|(_, at)| at.elapsed() < KNOWN).map(|(is_member, _)| *is_member)
+        };
+        if uid == 0 {
+            return Peer::of(uid, true);
+        }
+        if let Some(is_member) = known(self) {
+            return Peer::of(uid, is_member);
+        }
+        let is_member = tokio::task::spawn_blocking(move || is_member(uid)).await.unwrap_or(false);
+        let mut members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if members.len() >= MOST_KNOWN {
+            members.clear();
+        }
+        members.insert(uid, (is_member, Instant::now()));
+        Peer::of(uid, is_member)
     }
 }
 
@@ -77,7 +106,12 @@ fn is_member(uid: u32) -> bool {
 }
 
 /// The user who owns the socket `peer` that is connected to `own`: `sock_diag(7)`.
-fn owner(peer: SocketAddr, own: SocketAddr) -> io::Result<u32> {
+///
+/// # Errors
+///
+/// [`io::Error`] if the kernel does not say who that is. A connection that was closed would look like
+/// one of root's: it is an error.
+pub(super) fn owner(peer: SocketAddr, own: SocketAddr) -> io::Result<u32> {
     let plain = |address: SocketAddr| (address.ip().to_canonical(), address.port());
     let ((source_address, source_port), (destination_address, destination_port)) =
         (plain(peer), plain(own));
@@ -159,7 +193,7 @@ mod tests {
         };
         let user = Peer { uid: Some(1000), sees_all: false };
         assert!(user.sees(&process(1000)) && !user.sees(&process(0)) && !user.sees(&process(1001)));
-        assert!(Peer::of(0).sees(&process(1001)));
+        assert!(Peer::of(0, false).sees(&process(1001)));
         let elsewhere = Peer::authenticated();
         assert!(elsewhere.sees(&process(1001)) && !elsewhere.is_root());
     }

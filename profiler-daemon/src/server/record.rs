@@ -6,8 +6,8 @@
 //! it be over. A client that hangs up ends it, too.
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,7 +31,7 @@ use crate::{
 pub(crate) const GREETING: &[u8] = b"rprofd records\n";
 
 /// The longest, where nobody ends it before.
-const LONGEST: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The most pids in one request.
 const MOST_PIDS: usize = 1024;
@@ -56,29 +56,39 @@ pub(super) async fn begin(
 ) -> Result<Response, Refused> {
     let pids: Option<Vec<u32>> = asked.pid.split(',').map(|pid| pid.parse().ok()).collect();
     let pids = pids.filter(|pids| pids.len() <= MOST_PIDS);
-    let pids = pids.ok_or_else(|| Refused::bad("pid is a list of numbers, such as pid=1,2"))?;
+    let mut pids = pids.ok_or_else(|| Refused::bad("pid is a list of numbers, such as pid=1,2"))?;
+    pids.sort_unstable();
+    pids.dedup();
     let most_hertz = endpoints::most_hertz(&app, peer);
     if asked.hz == 0 || asked.hz > most_hertz {
         return Err(Refused::bad(format!("the frequency is 1 to {most_hertz} Hz")));
     }
+    let permit = app.permits.record(peer)?;
     until_known(&app, peer, &pids).await?;
-    let Ok(permit) = Arc::clone(&app.recordings).try_acquire_owned() else {
-        return Err(endpoints::too_many());
-    };
     let (reply, answer) = oneshot::channel();
+    let (started, has_started) = oneshot::channel();
     app.orders.give(Order::Record(Box::new(Request {
         scope: Scope::Tree(pids.into(), asked.children),
         hertz: asked.hz,
         duration: LONGEST,
         addresses: Vec::new(),
+        // What was just started is nobody's to see until it is described: of what was recorded,
+        // [`encode`] leaves out what is not theirs.
+        viewer: None,
         tag: asked.tag,
+        started: Some(started),
         reply,
     })));
+    // Whoever is told that it records may begin what is to be recorded.
+    has_started.await.map_err(|_| app.unavailable())?;
     let greeting = stream::iter([Ok::<_, Infallible>(GREETING.to_vec())]);
     let rest = stream::once(async move {
+        // Until it is encoded.
         let _permit = permit;
         let result = answer.await.ok();
+        let render = app.permits.render().await;
         let encoded = tokio::task::spawn_blocking(move || {
+            let _render = render;
             result.map(|(window, profiles)| encode(peer, &window, profiles)).unwrap_or_default()
         });
         Ok(encoded.await.unwrap_or_default())
@@ -93,13 +103,15 @@ async fn until_known(app: &App, peer: Peer, pids: &[u32]) -> Result<(), Refused>
     let begin = Instant::now();
     loop {
         let there = endpoints::list(app, peer).await?;
-        let missing = pids.iter().find(|pid| !there.iter().any(|it| it.pid == **pid));
+        let there: HashSet<u32> = there.iter().map(|it| it.pid).collect();
+        let missing = pids.iter().find(|pid| !there.contains(pid));
         let Some(missing) = missing else { return Ok(()) };
         if begin.elapsed() >= KNOWN {
             let whose = if peer.sees_all() { "" } else { " of yours" };
             return Err(Refused::not_found(format!("there is no process {missing}{whose}")));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let is_new = begin.elapsed() < Duration::from_secs(1);
+        tokio::time::sleep(Duration::from_millis(if is_new { 20 } else { 200 })).await;
     }
 }
 

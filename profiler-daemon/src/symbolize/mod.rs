@@ -201,7 +201,11 @@ impl Symbolizer {
 
     /// From now on names are to come from symbol tables alone, or not.
     pub fn set_no_inlines(&mut self, no_inlines: bool) {
-        self.no_inlines = no_inlines;
+        if std::mem::replace(&mut self.no_inlines, no_inlines) && !no_inlines {
+            for file in self.files.values_mut().filter(|file| !file.refused) {
+                file.addresses.want_all_again();
+            }
+        }
     }
 
     /// How much was named so far.

@@ -86,6 +86,18 @@ impl Addresses {
         }
     }
 
+    /// Asks again for everything.
+    pub(super) fn want_all_again(&mut self) {
+        for (&address, names) in &mut self.names {
+            if names.take().is_some() {
+                self.wanted.push(address);
+            }
+        }
+        if !self.wanted.is_empty() {
+            self.wanted_since.get_or_insert_with(Instant::now);
+        }
+    }
+
     /// Whether what is wanted had been collected long enough at the beginning of a `round`, or is
     /// to be asked for however long that is: `round` is `None`.
     pub(super) fn is_ripe(&self, round: Option<Instant>) -> bool {
