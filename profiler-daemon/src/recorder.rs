@@ -6,7 +6,7 @@ mod attribution;
 mod caution;
 mod changes;
 mod clock;
-pub mod collections;
+mod collections;
 pub mod control;
 mod copies;
 mod error;
@@ -18,6 +18,7 @@ mod pressure;
 mod requests;
 mod settings;
 mod throttle;
+mod watch;
 mod windows;
 
 use std::{
@@ -36,13 +37,11 @@ use crate::{
     kernel::{self, Record, Sampler, SideBand, StackCopy, What, defects::Version},
     process::Table,
     profile::aggregate::RawStacks,
-    reader::trim_heap,
     symbolize::Symbolizer,
     unwind::{Tables, cache::Cache},
 };
 use account::Account;
 use collections::Collections;
-pub use collections::{Request, Scope};
 pub use control::{Control, News, Order};
 use copies::Copies;
 pub use error::RecordError;
@@ -51,8 +50,8 @@ use limits::Keeper;
 pub use limits::Limits;
 use mappings::Waiting;
 pub use own::Own;
-use own::Usage;
 use pressure::Pressure;
+pub use requests::{Request, Scope};
 pub use settings::Settings;
 use throttle::Throttle;
 
@@ -266,56 +265,6 @@ impl Recorder {
             self.watch_ourselves()?;
         }
         Ok(())
-    }
-
-    fn give_caches_up(&mut self) -> Result<(), RecordError> {
-        self.symbolizer.relieve();
-        self.next_epoch()?;
-        trim_heap();
-        Ok(())
-    }
-
-    /// Notes what we take, and keeps within the limits.
-    fn watch_ourselves(&mut self) -> Result<(), RecordError> {
-        self.watched = Instant::now();
-        let mut usage = Usage::now(self.symbolizer.readers());
-        // That of a reader which was killed and has not ended yet is in neither place.
-        usage.cpu_ns = usage.cpu_ns.max(self.cpu_ns);
-        self.cpu_ns = usage.cpu_ns;
-        let bpf_ns = self.sampler.losses()?.counters.time_ns();
-        if self.keeper.look(usage, bpf_ns, Instant::now()) {
-            self.obey_limits()?;
-        }
-        if self.keeper.is_over(usage) {
-            self.give_caches_up()?;
-        }
-        self.control.note(Own {
-            cpu_ns: usage.cpu_ns,
-            bpf_ns,
-            memory_bytes: usage.memory_bytes,
-            readers: self.symbolizer.readers_started(),
-            processes: self.table.lives().filter(|life| life.is_there()).count(),
-            refused_files: self.symbolizer.refused(),
-            named: self.symbolizer.figures().addresses,
-            tables_cached: self.symbolizer.figures().tables_cached,
-            tables_made: self.symbolizer.figures().tables_made,
-            tables_dropped: self.tables.dropped(),
-            tables_bytes: self.sampler.table_bytes(),
-            hertz: self.collections.rate(),
-            shed: self.keeper.shed().steps(),
-        });
-        Ok(())
-    }
-
-    /// Gives up, or takes up again, what the limits have it.
-    fn obey_limits(&mut self) -> Result<(), RecordError> {
-        let shed = self.keeper.shed();
-        self.symbolizer.set_no_inlines(self.has_no_inlines());
-        self.set_window_rate(shed.rate(self.settings.hertz))
-    }
-
-    fn has_no_inlines(&self) -> bool {
-        self.settings.no_inlines || self.keeper.shed().detail
     }
 
     fn watch_reader(&mut self) -> Result<(), RecordError> {

@@ -3,65 +3,18 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use super::clock;
+use super::{
+    clock,
+    requests::{Request, Scope},
+};
 use crate::{
     kernel::Losses,
     process::{Life, LifeId},
     profile::{Profile, Window, aggregate::Aggregate},
 };
-
-/// Which processes somebody asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// All.
-    All,
-    /// The one that has this pid.
-    Pid(u32),
-    /// Those that have this comm.
-    Comm(Arc<str>),
-    /// Those of a cgroup whose path has this component.
-    Cgroup(Arc<str>),
-    /// Those that have these pids now, and with `true` what they start from now on.
-    Tree(Arc<[u32]>, bool),
-}
-
-impl Scope {
-    /// Whether a process is asked for.
-    pub fn has(&self, process: &crate::profile::Process) -> bool {
-        match self {
-            Self::All => true,
-            Self::Pid(pid) => process.pid == *pid,
-            Self::Tree(pids, _) => pids.contains(&process.pid),
-            Self::Comm(comm) => process.comm == *comm,
-            Self::Cgroup(name) => process.cgroup.split('/').any(|part| part == &**name),
-        }
-    }
-}
-
-/// What somebody asks for.
-#[derive(Debug)]
-pub struct Request {
-    /// Of which processes.
-    pub scope: Scope,
-    /// Samples per second and CPU, in Hz.
-    pub hertz: u64,
-    /// For how long.
-    pub duration: Duration,
-    /// Instead of samples: have these avmas named.
-    pub addresses: Vec<u64>,
-    /// Of processes that this user may see alone.
-    pub viewer: Option<u32>,
-    /// By which [`super::Order::End`] ends it before its time; 0: none does.
-    pub tag: u64,
-    /// Who is to be told when it begins.
-    pub started: Option<tokio::sync::oneshot::Sender<()>>,
-    /// Where to send it; if nobody waits there any more, the recording ends.
-    pub reply: tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>,
-}
 
 /// What was counted as lost since sampling began.
 #[derive(Clone, Copy, Debug, Default)]

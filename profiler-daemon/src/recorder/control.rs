@@ -13,7 +13,7 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as news, oneshot};
 
-use super::{Limits, Own, RecordError, collections::Request};
+use super::{Limits, Own, RecordError, Request};
 use crate::profile::{Process, Profile, Window};
 
 /// What a recording is told.

@@ -1,12 +1,63 @@
 //! What somebody asks for beside the windows: how it begins, and how it ends.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::{
-    RecordError, Recorder, clock,
-    collections::{Request, Scope},
+use tokio::sync::oneshot;
+
+use super::{RecordError, Recorder, clock};
+use crate::{
+    process::Life,
+    profile::{Process, Profile, Window},
 };
-use crate::process::Life;
+
+/// Which processes somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All.
+    All,
+    /// The one that has this pid.
+    Pid(u32),
+    /// Those that have this comm.
+    Comm(Arc<str>),
+    /// Those of a cgroup whose path has this component.
+    Cgroup(Arc<str>),
+    /// Those that have these pids now, and with `true` what they start from now on.
+    Tree(Arc<[u32]>, bool),
+}
+
+impl Scope {
+    /// Whether a process is asked for.
+    pub fn has(&self, process: &Process) -> bool {
+        match self {
+            Self::All => true,
+            Self::Pid(pid) => process.pid == *pid,
+            Self::Tree(pids, _) => pids.contains(&process.pid),
+            Self::Comm(comm) => process.comm == *comm,
+            Self::Cgroup(name) => process.cgroup.split('/').any(|part| part == &**name),
+        }
+    }
+}
+
+/// What somebody asks for.
+#[derive(Debug)]
+pub struct Request {
+    /// Of which processes.
+    pub scope: Scope,
+    /// Samples per second and CPU, in Hz.
+    pub hertz: u64,
+    /// For how long.
+    pub duration: Duration,
+    /// Instead of samples: have these avmas named.
+    pub addresses: Vec<u64>,
+    /// Of processes that this user may see alone.
+    pub viewer: Option<u32>,
+    /// By which [`super::Order::End`] ends it before its time; 0: none does.
+    pub tag: u64,
+    /// Who is to be told when it begins.
+    pub started: Option<oneshot::Sender<()>>,
+    /// Where to send it; if nobody waits there any more, the recording ends.
+    pub reply: oneshot::Sender<(Window, Vec<Profile>)>,
+}
 
 /// The most that one request has named: addresses, in each of its processes.
 const MOST_PLACES: usize = 64 << 10;

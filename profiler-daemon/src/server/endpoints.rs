@@ -227,13 +227,13 @@ async fn there(app: &App, peer: Peer, scope: &Scope) -> Result<Vec<Arc<Process>>
         return Ok(processes);
     }
     let whose = if peer.sees_all() { "" } else { " of yours" };
+    let is_it = |process: &Process| scope.has(process) && peer.sees(process);
+    let was_there = || app.with_recent(|recent| recent.knows(is_it));
     Err(match scope {
-        Scope::Pid(pid) if peer.sees_all() && app.with_recent(|recent| recent.knows(scope)) => {
-            Refused::gone(format!(
-                "process {pid} has ended; what was recorded of it is at \
+        Scope::Pid(pid) if was_there() => Refused::gone(format!(
+            "process {pid} has ended; what was recorded of it is at \
                  /pid/{pid}/debug/pprof/profile?from=-5m"
-            ))
-        }
+        )),
         Scope::Pid(pid) => Refused::not_found(format!("there is no process {pid}{whose}")),
         Scope::Comm(name) => Refused::not_found(format!("no process{whose} is called {name}")),
         Scope::Cgroup(name) => Refused::not_found(format!("no process{whose} is of {name}")),

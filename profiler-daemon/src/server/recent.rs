@@ -6,10 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{
-    profile::{Process, Profile, Window},
-    recorder::Scope,
-};
+use crate::profile::{Process, Profile, Window};
 
 /// How far back they go.
 const AGE: Duration = Duration::from_secs(3600);
@@ -69,10 +66,10 @@ impl Recent {
         self.kept.back().map(|kept| (&kept.window, &*kept.profiles))
     }
 
-    /// Whether some window has a process of that scope.
-    pub(super) fn knows(&self, scope: &Scope) -> bool {
+    /// Whether some window has a process of that kind.
+    pub(super) fn knows(&self, is_it: impl Fn(&Process) -> bool) -> bool {
         let mut profiles = self.kept.iter().flat_map(|kept| &kept.profiles);
-        profiles.any(|profile| profile.processes.iter().any(|process| scope.has(process)))
+        profiles.any(|profile| profile.processes.iter().any(|process| is_it(process)))
     }
 
     /// What windows that overlap a stretch of time have of the processes that `wanted` lets
@@ -174,7 +171,7 @@ mod tests {
         assert_eq!(profiles.len(), 2);
         assert_eq!(window.comments, ["host=box", "lost.samples=2"]);
         assert!(recent.between(at(1040), at(1050), |_| true).is_none());
-        assert!(recent.knows(&Scope::Pid(8)) && !recent.knows(&Scope::Pid(9)));
+        assert!(recent.knows(|it| it.pid == 8) && !recent.knows(|it| it.pid == 9));
     }
 
     #[test]
