@@ -5,13 +5,15 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
     path::PathBuf,
-    process::Command,
-    time::Duration,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
     dir::TestDir,
     pprof::Profile,
+    programs::{Program, Running},
     rprofd::{Rprofd, Started, binary},
 };
 
@@ -116,6 +118,25 @@ impl Daemon {
         assert!(output.status.success(), "{path}: {said}");
         Profile::read(&self.dir.join("fetched.pb.gz"))
     }
+}
+
+/// Waits until `get` is answered with `status`.
+pub fn wait_for(status: u16, get: impl Fn() -> Answer) -> Answer {
+    let begin = Instant::now();
+    loop {
+        let answer = get();
+        if answer.status == status {
+            return answer;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "{answer:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A busy process of the user `uid` that is called `name`: `shares.c`, of which `burn_40` takes 40 %.
+pub fn busy(uid: u32, dir: &TestDir, name: &str) -> Running {
+    let program = Program::build("shares.c").copy_to(&dir.join(name));
+    Running::start(program.command(&["300"]).uid(uid).gid(uid).stdout(Stdio::null()))
 }
 
 /// What `curl` gets as the user `uid`.

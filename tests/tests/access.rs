@@ -6,15 +6,11 @@ use std::{
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use rprofd_tests::{
-    Profile, Program, Rprofd, TestDir, machine,
-    programs::Running,
-    rprofd,
-    serve::{Answer, Daemon, curl},
+    Profile, Rprofd, TestDir, machine, rprofd,
+    serve::{Answer, Daemon, busy, curl, wait_for},
     users::{self, MEMBER, NOBODY, OTHER},
 };
 
@@ -51,23 +47,6 @@ fn secrets(dir: &TestDir) -> [PathBuf; 3] {
         .status();
     assert!(status.expect("openssl").success());
     [auth, cert, key]
-}
-
-fn running_as(uid: u32, dir: &TestDir, name: &str) -> Running {
-    let program = Program::build("shares.c").copy_to(&dir.join(name));
-    Running::start(program.command(&["300"]).uid(uid).gid(uid).stdout(Stdio::null()))
-}
-
-fn wait_for(status: u16, get: impl Fn() -> Answer) -> Answer {
-    let begin = Instant::now();
-    loop {
-        let answer = get();
-        if answer.status == status {
-            return answer;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(60), "{answer:?}");
-        thread::sleep(Duration::from_millis(100));
-    }
 }
 
 #[test]
@@ -131,7 +110,7 @@ fn other_machines_need_a_password_or_a_token_and_https() {
     let plain = format!("http://{}/debug/pprof/", url.trim_start_matches("https://"));
     assert_eq!(curl(0, &["--user", "ann:sesame", &plain]).status, 0, "no answer without TLS");
     // As users type it.
-    let spinning = running_as(0, &dir, "by-password");
+    let spinning = busy(0, &dir, "by-password");
     let address = url.trim_start_matches("https://");
     let fetched = format!(
         "https+insecure://ann:sesame@{address}/comm/by-password/debug/pprof/profile?seconds=2"
@@ -171,7 +150,7 @@ fn each_sees_what_is_theirs_wherever_they_ask() {
         .args(["--tls-cert", cert.to_str().expect("UTF-8")])
         .args(["--tls-key", key.to_str().expect("UTF-8")]);
     let daemon = Daemon::started(&dir, rprofd);
-    let (roots, theirs) = (running_as(0, &dir, "roots-own"), running_as(NOBODY, &dir, "theirs"));
+    let (roots, theirs) = (busy(0, &dir, "roots-own"), busy(NOBODY, &dir, "theirs"));
     let socket = daemon.socket.to_str().expect("UTF-8");
     let bearer = "Authorization: Bearer open-sesame";
     let loopback = &daemon.urls[1];
@@ -303,8 +282,8 @@ fn users_record_their_own_processes_without_sudo() {
     }
     let dir = TestDir::new("access-without-sudo");
     let daemon = Daemon::start(&dir, &[]);
-    let theirs = running_as(NOBODY, &dir, "theirs");
-    let roots = running_as(0, &dir, "roots-own");
+    let theirs = busy(NOBODY, &dir, "theirs");
+    let roots = busy(0, &dir, "roots-own");
     users::give(&dir, NOBODY);
     let socket = daemon.socket.clone();
     let rprofd = || {

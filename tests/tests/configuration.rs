@@ -1,17 +1,13 @@
 //! `rprofd serve` and its configuration: what it comes to, reading it again, files, limits.
 
 use std::{
-    fs,
-    process::Stdio,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
 use rprofd_tests::{
-    Profile, Program, Rprofd, TestDir, machine,
-    programs::Running,
-    rprofd,
-    serve::{Daemon, curl},
+    Profile, Rprofd, TestDir, machine, rprofd,
+    serve::{Daemon, busy, curl},
     users::{self, NOBODY},
 };
 use rustix::process::Signal;
@@ -89,8 +85,7 @@ fn a_file_is_read_again_and_a_bad_one_changes_nothing() {
     let text = "[sampling]\nfrequency = 49\nwindow = \"1s\"\n";
     fs::write(&file, text).expect("write");
     let mut daemon = Daemon::start(&dir, &["-c", file.to_str().expect("UTF-8")]);
-    let program = Program::build("shares.c").copy_to(&dir.join("reloaded"));
-    let running = Running::start(program.command(&["300"]).stdout(Stdio::null()));
+    let running = busy(0, &dir, "reloaded");
     let path = format!("/pid/{}/debug/pprof/profile?from=-2s", running.pid());
     let frequency = |daemon: &Daemon| {
         let answer = daemon.get(&path);
@@ -130,8 +125,7 @@ fn windows_are_files_and_the_oldest_go() {
     let files = dir.join("files");
     let args = ["--window", "1s", "--files-max-age", "15s", "--files"];
     let daemon = Daemon::start(&dir, &[&args[..], &[files.to_str().expect("UTF-8")]].concat());
-    let program = Program::build("shares.c").copy_to(&dir.join("archived"));
-    let running = Running::start(program.command(&["300"]).stdout(Stdio::null()));
+    let running = busy(0, &dir, "archived");
     let names = || {
         let entries = fs::read_dir(&files).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -14,30 +14,13 @@ use rprofd_tests::{
     Profile, Program, Rprofd, TestDir, machine,
     programs::Running,
     rprofd,
-    serve::{self, Answer, Daemon},
+    serve::{self, Daemon, busy, wait_for},
+    users::NOBODY,
 };
 use rustix::process::Signal;
 
 fn able() -> bool {
     machine::can_profile() && machine::has(&["gcc", "go", "curl"])
-}
-
-fn shares(dir: &TestDir, name: &str) -> Running {
-    let program = Program::build("shares.c").copy_to(&dir.join(name));
-    Running::start(program.command(&["300"]).stdout(Stdio::null()))
-}
-
-/// Waits until `get` answers `status`.
-fn wait_for(status: u16, get: impl Fn() -> Answer) -> Answer {
-    let begin = Instant::now();
-    loop {
-        let answer = get();
-        if answer.status == status {
-            return answer;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(60), "{answer:?}");
-        thread::sleep(Duration::from_millis(100));
-    }
 }
 
 #[test]
@@ -47,7 +30,7 @@ fn go_tool_pprof_reads_a_process_and_the_machine() {
     }
     let dir = TestDir::new("serve-pprof");
     let daemon = Daemon::start(&dir, &["--window", "1s"]);
-    let program = shares(&dir, "served");
+    let program = busy(0, &dir, "served");
     let pid = program.pid();
     wait_for(200, || daemon.get(&format!("/pid/{pid}/debug/pprof/")));
     let by_pid = daemon.profile(&format!("/pid/{pid}/debug/pprof/profile?seconds=3"));
@@ -77,7 +60,7 @@ fn many_ask_at_once_and_each_gets_its_own() {
     }
     let dir = TestDir::new("serve-many");
     let daemon = Daemon::start(&dir, &[]);
-    let programs: Vec<_> = (0..4).map(|n| shares(&dir, &format!("many{n}"))).collect();
+    let programs: Vec<_> = (0..4).map(|n| busy(0, &dir, &format!("many{n}"))).collect();
     for program in &programs {
         wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", program.pid())));
     }
@@ -119,15 +102,10 @@ fn users_see_their_own() {
     if !able() {
         return;
     }
-    const NOBODY: u32 = 65534;
     let dir = TestDir::new("serve-users");
     let daemon = Daemon::start(&dir, &["--window", "1s"]);
-    let roots = shares(&dir, "roots-own");
-    let mut theirs = Program::build("shares.c").command(&["300"]);
-    let theirs = {
-        use std::os::unix::process::CommandExt as _;
-        Running::start(theirs.uid(NOBODY).gid(NOBODY).stdout(Stdio::null()))
-    };
+    let roots = busy(0, &dir, "roots-own");
+    let theirs = busy(NOBODY, &dir, "theirs");
     let (root_pid, their_pid) = (roots.pid(), theirs.pid());
     wait_for(200, || daemon.get(&format!("/pid/{their_pid}/debug/pprof/")));
     wait_for(200, || daemon.get(&format!("/pid/{root_pid}/debug/pprof/profile?from=-1m")));
@@ -322,7 +300,7 @@ fn who_waits_for_an_answer_gets_it_when_it_ends() {
     }
     let dir = TestDir::new("serve-last-answer");
     let daemon = Daemon::start(&dir, &[]);
-    let program = shares(&dir, "cut-short");
+    let program = busy(0, &dir, "cut-short");
     let pid = program.pid();
     wait_for(200, || daemon.get(&format!("/pid/{pid}/debug/pprof/")));
     let address = daemon.address;
@@ -375,7 +353,7 @@ fn nothing_is_sampled_while_it_is_switched_off() {
     }
     fs::remove_file(&off).expect("remove");
     wait_for(200, || daemon.get("/readyz"));
-    let program = shares(&dir, "after-off");
+    let program = busy(0, &dir, "after-off");
     let pid = program.pid();
     wait_for(200, || daemon.get(&format!("/pid/{pid}/debug/pprof/")));
     let profile = daemon.profile(&format!("/pid/{pid}/debug/pprof/profile?seconds=2"));
