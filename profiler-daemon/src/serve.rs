@@ -37,6 +37,9 @@ const MOST_HERTZ: u64 = 10_000;
 /// The rate of a request that does not ask for another, in Hz.
 const DEFAULT_HERTZ: u64 = 99;
 
+/// How long the end waits for names that the last samples lack.
+const LAST_NAMES: Duration = Duration::from_secs(3);
+
 /// How long the end waits until recordings that it cut short are answered.
 const LAST_ANSWERS: Duration = Duration::from_millis(1500);
 
@@ -105,6 +108,7 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
         archive,
         addresses,
         stopping: false,
+        skips_names: None,
     };
     let mut watchdog = Watchdog::new();
     let mut answering = Box::pin(server.run(app));
@@ -118,6 +122,7 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
             report = Archive::written(&mut daemon.archive) => daemon.app.wrote(&report),
             is_off = daemon.switch.turned() => daemon.turn(is_off),
             () = watchdog.due() => notify(&[NotifyState::Watchdog]),
+            () = until(daemon.skips_names) => daemon.skip_names(),
             asked = signals.next() => match asked {
                 Asked::ToEnd => daemon.stop(),
                 Asked::ToReload => daemon.reload(),
@@ -145,6 +150,8 @@ struct Daemon {
     switch: Switch,
     addresses: Vec<String>,
     stopping: bool,
+    /// When names are not waited for any longer.
+    skips_names: Option<Instant>,
 }
 
 impl Daemon {
@@ -192,12 +199,19 @@ impl Daemon {
         self.stopping && self.recording.is_none() && !is_writing
     }
 
+    /// Ends the recording; told so again, does not wait for names.
     fn stop(&mut self) {
-        if !std::mem::replace(&mut self.stopping, true) {
-            notify(&[NotifyState::Stopping]);
-            self.orders.give(Order::Stop);
+        if std::mem::replace(&mut self.stopping, true) {
+            self.skip_names();
+            return;
         }
-        // What has no name yet is not waited for.
+        notify(&[NotifyState::Stopping]);
+        self.orders.give(Order::Stop);
+        self.skips_names = Some(Instant::now() + LAST_NAMES);
+    }
+
+    fn skip_names(&mut self) {
+        self.skips_names = None;
         self.orders.give(Order::SkipNames);
     }
 
@@ -240,6 +254,14 @@ impl Daemon {
         }
         self.resolved = resolved;
         Ok(())
+    }
+}
+
+/// Comes at a time; never, if there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,5 +1,5 @@
 // httpload serve: answers requests with JSON, and prints its address.
-// httpload load ADDRESS SECONDS: asks as fast as it can, and prints the answers a second.
+// httpload load ADDRESS: asks as fast as it can, and prints each millisecond how many answers came.
 package main
 
 import (
@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"os"
 	"sort"
-	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -41,17 +39,12 @@ func serve() {
 	panic(http.Serve(listener, http.HandlerFunc(handle)))
 }
 
-func load(address string, seconds float64) {
+func load(address string) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 	var answers atomic.Int64
-	var all sync.WaitGroup
-	begin := time.Now()
-	end := begin.Add(time.Duration(seconds * float64(time.Second)))
 	for n := 0; n < 8; n++ {
-		all.Add(1)
 		go func() {
-			defer all.Done()
-			for time.Now().Before(end) {
+			for {
 				answer, err := client.Get("http://" + address + "/")
 				if err != nil {
 					panic(err)
@@ -62,8 +55,11 @@ func load(address string, seconds float64) {
 			}
 		}()
 	}
-	all.Wait()
-	fmt.Printf("%f\n", float64(answers.Load())/time.Since(begin).Seconds())
+	for range time.Tick(time.Millisecond) {
+		if _, err := fmt.Println(answers.Load()); err != nil {
+			return
+		}
+	}
 }
 
 func main() {
@@ -71,9 +67,5 @@ func main() {
 		serve()
 		return
 	}
-	seconds, err := strconv.ParseFloat(os.Args[3], 64)
-	if err != nil {
-		panic(err)
-	}
-	load(os.Args[2], seconds)
+	load(os.Args[2])
 }

@@ -1,7 +1,6 @@
-// rounds COUNT: the same work COUNT times over, of some milliseconds each.
+// rounds: the same work over and over, of about a millisecond each; prints how often, each time.
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 __attribute__((noinline)) static uint64_t mixed(uint64_t state, int depth) {
     if (depth > 0)
@@ -9,11 +8,13 @@ __attribute__((noinline)) static uint64_t mixed(uint64_t state, int depth) {
     return state;
 }
 
-int main(int argc, char **argv) {
-    int count = argc > 1 ? atoi(argv[1]) : 100;
+int main(void) {
     uint64_t sum = 1;
-    for (int round = 0; round < count; round++)
-        for (int step = 0; step < 200000; step++)
+    for (unsigned long round = 1;; round++) {
+        for (int step = 0; step < 25000; step++)
             sum ^= mixed(sum + step, 8);
-    printf("%llu\n", (unsigned long long)sum);
+        // The sum is used, so that the work is done.
+        if (printf("%lu\n", round + (sum == 0)) < 0 || fflush(stdout))
+            return 1;
+    }
 }
