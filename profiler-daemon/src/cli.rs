@@ -200,6 +200,21 @@ pub struct Recording {
     )]
     pub unwind_cache: PathBuf,
 
+    /// Keep all waits of this length, and of shorter ones a share: `1ms`, `100us`, `1ns` (all)
+    /// [default: 1ns; 1ms for `serve`]
+    #[arg(help_heading = "Waits", long, value_name = "TIME", env = "RPROFD_BLOCK_RATE", value_parser = short_time)]
+    pub block_rate: Option<Duration>,
+
+    /// Take so many stacks of waits of a thread in a second; each stands for others then. 0: all
+    #[arg(help_heading = "Waits", long, value_name = "COUNT", env = "RPROFD_BLOCK_STACKS", default_value_t = 200,
+          value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub block_stacks: u32,
+
+    /// Keep one of so many waits for a lock
+    #[arg(help_heading = "Waits", long, value_name = "COUNT", env = "RPROFD_MUTEX_FRACTION", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub mutex_fraction: u32,
+
     /// Take also what known defects of this kernel make dangerous; without it that is left out, and said
     #[arg(long, env = "RPROFD_IGNORE_DEFECTS")]
     pub ignore_defects: bool,
@@ -248,12 +263,28 @@ fn planned(error: &clap::Error) -> Option<String> {
 pub enum KindOption {
     /// Time on a CPU
     Cpu,
+    /// All time of all threads: on a CPU, waiting for one, or for something else
+    Wall,
+    /// Time for which threads waited, by where they wait
+    Block,
+    /// Time for which threads waited for a lock, by who held it
+    Mutex,
+    /// What each thread does at this moment
+    #[value(alias = "threads")]
+    Goroutine,
+    /// Threads that were started, by what started them
+    Threadcreate,
 }
 
 impl From<KindOption> for Kind {
     fn from(option: KindOption) -> Self {
         match option {
             KindOption::Cpu => Self::Cpu,
+            KindOption::Wall => Self::Wall,
+            KindOption::Block => Self::Block,
+            KindOption::Mutex => Self::Mutex,
+            KindOption::Goroutine => Self::Goroutine,
+            KindOption::Threadcreate => Self::Threadcreate,
         }
     }
 }
@@ -359,6 +390,25 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses `1ns`, `100us`, `1ms`, `1s`.
+fn short_time(text: &str) -> Result<Duration, String> {
+    const WRONG: &str = "give a time such as 1ns, 100us, 1ms or 1s, of at most 10s";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| WRONG.to_string())?;
+    let nanoseconds = match unit {
+        "ns" => 1,
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        _ => return Err(WRONG.into()),
+    };
+    match number.checked_mul(nanoseconds) {
+        Some(time @ 1..=10_000_000_000) => Ok(Duration::from_nanos(time)),
+        _ => Err(WRONG.into()),
+    }
+}
+
 /// Parses `256MiB`, `1GiB`, `64M`, `1G`.
 fn bytes(text: &str) -> Result<u64, String> {
     const WRONG: &str = "give a size such as 256MiB or 1GiB";
@@ -396,6 +446,15 @@ mod tests {
             ["", "s", "0", "5x", "-1", "1.5s", "99999999999999999999", "18446744073709551615h"]
         {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn short_times() {
+        assert_eq!(short_time("1ns"), Ok(Duration::from_nanos(1)));
+        assert_eq!(short_time("250us"), Ok(Duration::from_micros(250)));
+        for wrong in ["", "1", "0ns", "11s", "99999999999999s", "1m"] {
+            assert!(short_time(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! what it makes. Not part of `rprofd`: the feature `fuzzing` is off, unless who builds wants it.
 
 use profiler_ebpf::{
-    record::MAX_USER_FRAMES,
+    record::{MAX_USER_FRAMES, Wait},
     unwind::{
         Step,
         rule::Rule,
@@ -15,12 +15,13 @@ pub use crate::reader::fuzzing::{dwarf, elf, perf_map, procfs, requests, unwind}
 use crate::{
     kernel::{Record, SideBand, decode},
     process::{Filter, Table},
+    profile::Kind,
     reader::{
         fuzzing::{number, parts},
         protocol::{FileInfo, Names, Reply, UnwindTable, reply},
         wire::FrameDecoder,
     },
-    recorder::{bias, return_address},
+    recorder::{bias, return_address, weighed},
     symbolize::of_answer,
     unwind::{header, is_sound},
 };
@@ -86,6 +87,7 @@ fn take_reply(kind: reply::Kind, processes: &mut Table, files: &mut Vec<FileInfo
         | reply::Kind::Error(_)
         | reply::Kind::Elsewhere(_)
         | reply::Kind::Pids(_)
+        | reply::Kind::Stacks(_)
         | reply::Kind::Surroundings(_) => {}
     }
 }
@@ -137,15 +139,25 @@ pub fn records(bytes: &[u8]) {
             continue;
         }
         match decode(record, &mut frames) {
-            Some(Record::Sample(sample)) => {
+            Some(Record::Sample(sample) | Record::Spawn(sample)) => {
                 let image =
                     processes.image_of(sample.pid, sample.start_ns, sample.exec_id, sample.time_ns);
                 let life = processes.life(image.life).expect("each sample has a process");
                 let _ = life.mappings(image.image).map(|it| it.find(sample.user_stack, time_ns));
                 processes.uncovered(image.life, sample.time_ns);
             }
+            Some(Record::Wait(_, wait)) => {
+                let Wait { sample, .. } = wait;
+                let image =
+                    processes.image_of(sample.pid, sample.start_ns, sample.exec_id, sample.time_ns);
+                processes.uncovered(image.life, sample.time_ns);
+                for kind in Kind::ALL {
+                    let weighed = weighed(kind, &wait, sample.time_ns / 2, u64::MAX);
+                    assert!(weighed.iter().all(|it| it.measured.time_ns.is_finite()));
+                }
+            }
             Some(Record::Stack(header, frames)) => assert!(frames.len() <= header.frames as usize),
-            Some(Record::Copy(_, copy)) => {
+            Some(Record::Copy(_, copy) | Record::WaitCopy(_, copy)) => {
                 let mut walk = Walk::new(&copy.walk_registers());
                 // No table gives rules like these, but a reader that was taken over.
                 for n in 0..MAX_USER_FRAMES {

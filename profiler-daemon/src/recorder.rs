@@ -12,35 +12,35 @@ mod copies;
 mod error;
 mod latency;
 mod limits;
+mod looks;
 mod mappings;
 mod own;
 mod pressure;
 mod requests;
 mod settings;
 mod throttle;
+mod waits;
 mod watch;
 mod windows;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use profiler_ebpf::{
-    record::Sample,
-    targets::{Mode, Target},
-};
+use profiler_ebpf::targets::{Mode, Target};
 use rustix::event::epoll;
 
 use crate::{
-    kernel::{self, Record, Sampler, SideBand, StackCopy, What, defects::Version},
+    kernel::{self, Record, Sampler, SideBand, What, defects::Version},
     process::Table,
     profile::aggregate::RawStacks,
     symbolize::Symbolizer,
     unwind::{Tables, cache::Cache},
 };
 use account::Account;
+use attribution::Queued;
 use collections::Collections;
 pub use control::{Control, News, Order};
 use copies::Copies;
@@ -48,15 +48,17 @@ pub use error::RecordError;
 use latency::Latencies;
 use limits::Keeper;
 pub use limits::Limits;
+use looks::Look;
 use mappings::Waiting;
 pub use own::Own;
 use pressure::Pressure;
 pub use requests::{Request, Scope};
 pub use settings::Settings;
 use throttle::Throttle;
+pub use waits::Closeness;
 
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use {copies::return_address, mappings::bias};
+pub(crate) use {copies::return_address, mappings::bias, waits::weighed};
 
 /// A sample waits this long until it is attributed: side-band records of its time may still come.
 const HOLD_BACK_NS: u64 = 50_000_000;
@@ -86,6 +88,9 @@ const ANYTHING: u64 = 0;
 /// How long the end waits for unwind tables that the last samples lack.
 const LAST_TABLES: Duration = Duration::from_secs(1);
 
+/// How long the end waits until threads have been looked at.
+const LAST_LOOKS: Duration = Duration::from_secs(4);
+
 /// The state of a recording.
 pub struct Recorder {
     settings: Settings,
@@ -101,8 +106,11 @@ pub struct Recorder {
     side_band_ns: u64,
     /// Records were left in the ring.
     more_waits: bool,
-    queue: VecDeque<(Sample, Option<Box<StackCopy>>)>,
+    queue: VecDeque<Queued>,
     copies: Copies,
+    looks: Vec<Look>,
+    /// Waits whose begin is not known, by thread and when they were first seen.
+    seeded: HashMap<u32, u64>,
     raw: RawStacks,
     collections: Collections,
     /// All samples from before this time are attributed, or wait for unwind tables.
@@ -154,6 +162,7 @@ impl Recorder {
             follow: filter.follow,
             kernel_stacks: settings.kernel_stacks,
             user_stacks: settings.user_stacks,
+            may_wait: settings.may_wait,
             unwind_memory_bytes: settings.unwind_memory_bytes,
             log: settings.log,
         })?;
@@ -179,7 +188,7 @@ impl Recorder {
         if let Some(pid) = settings.becomes_command {
             table.becomes_command(pid);
         }
-        let collections = Collections::new(settings.hertz);
+        let collections = Collections::new(settings.hertz, &settings.kinds);
         let keeper = Keeper::new(settings.limits);
         let mut recorder = Self {
             settings,
@@ -195,6 +204,8 @@ impl Recorder {
             more_waits: false,
             queue: VecDeque::new(),
             copies: Copies::default(),
+            looks: Vec::new(),
+            seeded: HashMap::new(),
             raw: RawStacks::default(),
             collections,
             attributed_ns: 0,
@@ -290,16 +301,24 @@ impl Recorder {
             self.symbolizer.describe(None);
         }
         // Before the first sample, which would be of no window.
+        self.follow_kinds()?;
+        if self.settings.kinds.iter().any(|kind| kind.looks_at_threads()) {
+            self.sampler.prepare_snapshot()?;
+        }
+        if self.collections.rate() != self.settings.hertz {
+            self.sampler.set_rate(self.collections.rate())?;
+        }
         self.collections.begin();
         self.sampler.enable()?;
         self.latencies.begin();
-        tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.settings.hertz);
+        tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.collections.rate());
         self.control.tell(News::Started);
         loop {
             let much_waits = self.wait()?;
             self.take_orders()?;
             self.take_side_band();
             self.serve_reader()?;
+            self.follow_looks()?;
             if much_waits || self.more_waits {
                 self.drain();
             }
@@ -386,6 +405,14 @@ impl Recorder {
 
     /// Ends sampling, takes what is still under way, and closes the last window.
     fn stop(&mut self) -> Result<(), RecordError> {
+        let begin = Instant::now();
+        self.follow_looks()?;
+        while !self.looks.is_empty() && begin.elapsed() < LAST_LOOKS {
+            self.wait()?;
+            self.take_side_band();
+            self.serve_reader()?;
+            self.follow_looks()?;
+        }
         self.sampler.disable()?;
         let until = clock::boot_ns() + HOLD_BACK_NS;
         while clock::boot_ns() < until {
@@ -409,7 +436,8 @@ impl Recorder {
         self.give_copies_up(u32::MAX)?;
         let profiled = self.table.lives().filter(|life| life.profiled == Some(true)).count();
         self.control.tell(News::Stopped(profiled));
-        self.close_window()
+        self.close_window()?;
+        self.follow_kinds()
     }
 
     fn take_side_band(&mut self) {
@@ -450,16 +478,19 @@ impl Recorder {
             Record::Stack(header, frames) => raw.add(&header, frames),
             Record::Sample(sample) => {
                 account.received += 1;
-                queue.push_back((sample, None));
+                queue.push_back(Queued::Sample(sample, None));
             }
             Record::Copy(sample, copy) => {
                 account.received += 1;
-                queue.push_back((sample, Some(copy)));
+                queue.push_back(Queued::Sample(sample, Some(copy)));
             }
+            Record::WaitCopy(sample, copy) => queue.push_back(Queued::WaitCopy(sample, copy)),
+            Record::Wait(kind, wait) => queue.push_back(Queued::Wait(kind, Box::new(wait))),
+            Record::Spawn(sample) => queue.push_back(Queued::Spawn(sample)),
         });
         if before == 0 && account.received > 0 {
             let now_ns = clock::boot_ns();
-            let age = queue.front().map_or(0, |(sample, _)| now_ns.saturating_sub(sample.time_ns));
+            let age = queue.front().map_or(0, |queued| now_ns.saturating_sub(queued.time_ns()));
             let after = settings.started.elapsed().saturating_sub(Duration::from_nanos(age));
             tracing::info!("first sample after {} ms", after.as_millis());
         }
@@ -479,6 +510,7 @@ impl Recorder {
 
     /// Lets stacks be sent again, and those of the epoch before this one be forgotten.
     fn next_epoch(&mut self) -> Result<(), RecordError> {
+        self.pin_stacks()?;
         let epoch = self.sampler.next_epoch()?;
         self.give_copies_up(epoch - 1)
     }

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, sync::mpsc::UnboundedReceiver};
 
 use crate::{
-    profile::{Profile, Window, pprof},
+    profile::{Kind, Profile, Window, pprof},
     recorder::{Control, News, Order, RecordError, control::Orders},
     run::RunError,
     server::GREETING,
@@ -37,6 +37,8 @@ pub(crate) struct Asked {
     pub(crate) pids: Vec<u32>,
     /// And what they start.
     pub(crate) children: bool,
+    /// What is to be measured.
+    pub(crate) kind: Kind,
     /// Samples per second and CPU, in Hz.
     pub(crate) hertz: u64,
 }
@@ -72,8 +74,12 @@ async fn record(control: &Control, asked: &Asked) -> Result<(), String> {
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     let tag = u64::from_ne_bytes(random) | 1;
     let pids: Vec<_> = asked.pids.iter().map(u32::to_string).collect();
-    let Asked { socket, hertz, children, .. } = asked;
-    let path = format!("/record?pid={}&hz={hertz}&children={children}&tag={tag}", pids.join(","));
+    let Asked { socket, kind, hertz, children, .. } = asked;
+    let path = format!(
+        "/record?pid={}&kind={}&hz={hertz}&children={children}&tag={tag}",
+        pids.join(","),
+        kind.name()
+    );
     let mut looks = tokio::time::interval(LOOK);
     let mut begin = std::pin::pin!(tokio::time::timeout(PATIENCE, post(socket, &path)));
     let response = loop {
@@ -122,7 +128,12 @@ async fn record(control: &Control, asked: &Asked) -> Result<(), String> {
         return Err(String::from_utf8_lossy(&bytes).trim().to_owned());
     }
     let rest = bytes.strip_prefix(GREETING).ok_or("it is another version of rprofd")?;
-    let (window, profiles) = decoded(rest)?;
+    let (mut window, mut profiles) = decoded(rest)?;
+    // What it was asked for: some kinds look alike.
+    window.kind = *kind;
+    for profile in &mut profiles {
+        profile.kind = *kind;
+    }
     control.tell(News::Stopped(profiles.len()));
     control.tell(News::Window(window, profiles));
     Ok(())

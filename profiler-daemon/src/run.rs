@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -20,10 +20,12 @@ use crate::{
     },
     kernel::KernelError,
     process::{Filter, Glob},
-    profile::{Profile, Window},
+    profile::{Kind, Profile, Window},
     progress::Progress,
-    recorder::{Control, News, Order, RecordError, Recorder, control::Orders},
-    remote, rights, sudo,
+    recorder::{Closeness, Control, News, Order, RecordError, Recorder, control::Orders},
+    remote, rights,
+    schedstat::Threads,
+    sudo,
     targets::Targets,
 };
 
@@ -131,6 +133,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let sink = Sink::open(output_settings(&options, start, &owner))?;
     let mut filter = filter(&options, &targets)?;
     let asked = asked(&options, &filter);
+    let kinds = kinds(&options.kind);
     let waiting = if options.command.is_empty() {
         None
     } else {
@@ -145,13 +148,21 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         kernel_stacks: !options.user_only,
         user_stacks: !options.kernel_only,
         window: options.window,
-        ..recorder_settings(options.frequency, &options.recording, options.messages, started)
+        ..recorder_settings(
+            options.frequency,
+            &kinds,
+            ALL_WAITS,
+            &options.recording,
+            options.messages,
+            started,
+        )
     };
     let (recording, orders, mut news) = if is_remote {
         remote::spawn(remote::Asked {
             socket: options.socket.clone(),
             pids: settings.filter.pids.iter().copied().collect(),
             children: settings.filter.follow,
+            kind: kinds[0],
             hertz: settings.hertz,
         })?
     } else {
@@ -161,12 +172,17 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let mut run = Run {
         orders,
         progress,
-        summary: Summary::new(asked, rights::advice_on_names()),
+        summaries: kinds
+            .iter()
+            .map(|&kind| Summary::new(kind, asked, rights::advice_on_names()))
+            .collect(),
         sink: Some(sink),
         writing: None,
+        threads: None,
         stops: 0,
     };
     run.until_started(&mut news, &mut signals).await;
+    run.threads = (!options.pid.is_empty()).then(|| Threads::now(targets.pids.clone()));
     let mut status = 0;
     let mut child = None;
     if let Some(waiting) = waiting
@@ -174,7 +190,10 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     {
         child = Some(waiting.go().map_err(RunError::Command)?);
     }
-    let mut deadline = options.duration.map(|duration| Box::pin(tokio::time::sleep(duration)));
+    // What threads do is seen at once.
+    let at_once = (kinds == [Kind::Goroutine]).then_some(Duration::from_millis(1));
+    let mut deadline =
+        options.duration.or(at_once).map(|duration| Box::pin(tokio::time::sleep(duration)));
     let mut targets_ended = Box::pin(targets.ended());
     loop {
         tokio::select! {
@@ -210,7 +229,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     }
     // A command that could not be run has said so; that there are no samples goes without saying.
     let was_not_run = matches!(status, command::NOT_FOUND | command::NOT_RUN);
-    let is_brief = options.messages.quiet || (was_not_run && run.summary.samples() == 0);
+    let is_brief = options.messages.quiet || (was_not_run && !run.has_samples());
     if result.is_ok() {
         failed = run.print_summary(is_brief);
     }
@@ -248,6 +267,7 @@ fn can_be_asked_for(options: &Options) -> Result<(), RunError> {
         && options.unit.is_empty());
     let cli::Recording { event, no_inlines, ignore_defects, .. } = options.recording;
     let is_plain = options.window.is_none()
+        && options.kind.len() == 1
         && !options.user_only
         && !options.kernel_only
         && matches!(event, cli::EventOption::CpuClock)
@@ -262,6 +282,8 @@ fn can_be_asked_for(options: &Options) -> Result<(), RunError> {
 /// What options that all recordings have ask for: of the whole machine, in one window.
 pub(crate) fn recorder_settings(
     hertz: u64,
+    kinds: &[Kind],
+    block_rate_default: Duration,
     recording: &cli::Recording,
     messages: cli::Messages,
     started: Instant,
@@ -273,8 +295,18 @@ pub(crate) fn recorder_settings(
         unwind_memory,
         unwind_cache,
         ignore_defects,
+        block_rate,
+        block_stacks,
+        mutex_fraction,
     } = recording;
     crate::recorder::Settings {
+        kinds: kinds.to_vec(),
+        closeness: Closeness {
+            block_rate_ns: block_rate.unwrap_or(block_rate_default).as_nanos() as u64,
+            mutex_fraction: *mutex_fraction,
+            thread_stacks: *block_stacks,
+        },
+        may_wait: kinds.iter().any(|kind| *kind != Kind::Cpu),
         hertz,
         most_hertz: hertz,
         event: (*event).into(),
@@ -323,9 +355,12 @@ pub(crate) fn spawn(
 struct Run {
     orders: Orders,
     progress: Progress,
-    summary: Summary,
+    /// One for each kind.
+    summaries: Vec<Summary>,
     sink: Option<Sink>,
     writing: Option<JoinHandle<(Sink, files::Report)>>,
+    /// The threads of the processes that were asked for, as they were at the begin.
+    threads: Option<Threads>,
     stops: u32,
 }
 
@@ -344,6 +379,12 @@ impl Run {
 
     fn stop(&mut self) {
         self.stops += 1;
+        if let Some(threads) = self.threads.take() {
+            let spent = threads.since();
+            for summary in &mut self.summaries {
+                summary.spent(spent);
+            }
+        }
         self.orders.give(Order::Stop);
         self.progress.stopping();
     }
@@ -358,7 +399,11 @@ impl Run {
     async fn take(&mut self, told: News) {
         match told {
             News::Started => {}
-            News::Stopped(processes) => self.summary.found(processes),
+            News::Stopped(processes) => {
+                for summary in &mut self.summaries {
+                    summary.found(processes);
+                }
+            }
             News::Window(window, profiles) => self.write(window, profiles).await,
         }
     }
@@ -379,20 +424,30 @@ impl Run {
             && let Ok((sink, report)) = writing.await
         {
             self.sink = Some(sink);
-            self.summary.add(report);
+            let kind = report.window.kind;
+            if let Some(summary) = self.summaries.iter_mut().find(|it| it.kind() == kind) {
+                summary.add(report);
+            }
         }
     }
 
     /// Prints the closing text; in brief: what went wrong alone. Returns whether something could
     /// not be written.
     fn print_summary(&self, is_brief: bool) -> bool {
-        let text = if is_brief {
-            self.summary.render_failures()
-        } else {
-            self.summary.render(Style::of(&io::stderr()))
-        };
-        let _ = io::stderr().lock().write_all(text.as_bytes());
-        self.summary.has_failures()
+        let texts = self.summaries.iter().map(|summary| {
+            if is_brief {
+                summary.render_failures()
+            } else {
+                summary.render(Style::of(&io::stderr()))
+            }
+        });
+        let texts: Vec<String> = texts.filter(|text| !text.is_empty()).collect();
+        let _ = io::stderr().lock().write_all(texts.join("\n").as_bytes());
+        self.summaries.iter().any(Summary::has_failures)
+    }
+
+    fn has_samples(&self) -> bool {
+        self.summaries.iter().any(|summary| summary.samples() > 0)
     }
 }
 
@@ -465,6 +520,20 @@ fn asked(options: &Options, filter: &Filter) -> Asked {
     }
 }
 
+/// The rate of waits where none is asked for: all are kept.
+const ALL_WAITS: Duration = Duration::from_nanos(1);
+
+/// Each kind once.
+pub(crate) fn kinds(options: &[cli::KindOption]) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    for kind in options.iter().copied().map(Kind::from) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds
+}
+
 fn output_settings(options: &Options, start: SystemTime, owner: &Owner) -> files::Settings {
     let output = Output::of_option(options.output.as_deref(), start);
     let group_by = options.group_by.map_or(
@@ -475,7 +544,7 @@ fn output_settings(options: &Options, start: SystemTime, owner: &Owner) -> files
         format: output.format(options.format.map(Format::from)),
         output,
         group_by,
-        kinds: options.kind.len(),
+        kinds: kinds(&options.kind).len(),
         has_windows: options.window.is_some(),
         max_files: files::Settings::MAX_FILES,
         owner: owner.clone(),

@@ -37,6 +37,9 @@ const MOST_HERTZ: u64 = 10_000;
 /// The rate of a request that does not ask for another, in Hz.
 const DEFAULT_HERTZ: u64 = 99;
 
+/// The rate of waits where none is asked for.
+const BLOCK_RATE: Duration = Duration::from_millis(1);
+
 /// How long the end waits for names that the last samples lack.
 const LAST_NAMES: Duration = Duration::from_secs(3);
 
@@ -80,18 +83,27 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
     // With the rights that it is to be written with.
     let archive = Archive::of_options(options)?;
     let mut signals = Signals::new()?;
+    let kinds = run::kinds(&options.kind);
     let settings = recorder::Settings {
         most_hertz: MOST_HERTZ,
         window: Some(options.window),
         limits: limits(options),
-        ..run::recorder_settings(options.frequency, &options.recording, options.messages, started)
+        may_wait: true,
+        ..run::recorder_settings(
+            options.frequency,
+            &kinds,
+            BLOCK_RATE,
+            &options.recording,
+            options.messages,
+            started,
+        )
     };
     let (recording, orders, news) = run::spawn(settings)?;
     let recent_bytes = recent_bytes(options);
     let app = App::new(
         orders.clone(),
         access,
-        server::Settings { default_hertz: DEFAULT_HERTZ, most_hertz: MOST_HERTZ },
+        server::Settings { kinds, default_hertz: DEFAULT_HERTZ, most_hertz: MOST_HERTZ },
         recent_bytes,
     );
     let mut addresses = server.urls(options.tls_cert.is_some());

@@ -24,6 +24,9 @@ mod aarch64 {
         Registers { pc: all[32], sp: all[31], fp: all[29], aux: all[30] }
     }
 
+    /// Number of the system call `futex`.
+    pub const FUTEX: u32 = 98;
+
     /// A call leaves its return address in a register.
     pub const HAS_LINK_REGISTER: bool = true;
 
@@ -76,6 +79,9 @@ mod x86_64 {
     pub const fn registers(all: &[u64; REGISTERS]) -> Registers {
         Registers { pc: all[16], sp: all[7], fp: all[6], aux: all[3] }
     }
+
+    /// Number of the system call `futex`.
+    pub const FUTEX: u32 = 202;
 
     /// A call leaves its return address on the stack.
     pub const HAS_LINK_REGISTER: bool = false;

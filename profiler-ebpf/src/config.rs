@@ -28,6 +28,22 @@ pub struct Config {
     pub task_mm: u32,
     /// `mm_struct.end_code`
     pub mm_end_code: u32,
+    /// `task_struct.pid`: what users call tid.
+    pub task_pid: u32,
+    /// `task_struct.se.cfs_rq`; 0: the kernel has no quotas of CPU time.
+    pub task_cfs_rq: u32,
+    /// `cfs_rq.throttle_count`; 0: as above.
+    pub cfs_rq_throttle_count: u32,
+    /// `task_struct.__state`
+    pub task_state: u32,
+    /// `task_struct.on_cpu`
+    pub task_on_cpu: u32,
+    /// `task_struct.nvcsw`
+    pub task_nvcsw: u32,
+    /// `task_struct.nivcsw`
+    pub task_nivcsw: u32,
+    /// `task_struct.comm`
+    pub task_comm: u32,
     /// Fills the size to a multiple of 8.
     pub reserved: u32,
     /// Random start value of stack IDs, so that no program can aim for a collision.
@@ -45,6 +61,29 @@ pub struct Control {
     pub wake_bytes: u32,
     /// Bytes waiting in the ring beyond which no stack is copied, so that samples find room.
     pub crowded_bytes: u32,
+    /// Which kinds of waits are recorded: bits of [`waits`].
+    pub waits: u32,
+    /// Waits of this length are all kept, and of shorter ones a share; in nanoseconds.
+    pub block_rate_ns: u64,
+    /// Of so many wakes by a thread that held what was waited for, one is kept; at least 1.
+    pub mutex_fraction: u32,
+    /// Stacks of waits that are taken in a period of [`crate::waits::Pace`]: of a thread, and on a
+    /// CPU. 0: all.
+    pub thread_pace: u32,
+    /// The same, on a CPU.
+    pub cpu_pace: u32,
+    /// Fills the size to a multiple of 8.
+    pub reserved: u32,
+}
+
+/// Bits of [`Control::waits`].
+pub mod waits {
+    /// Stacks of threads that wait for something else than a CPU.
+    pub const BLOCK: u32 = 1;
+    /// Stacks of threads that wait for a CPU, too.
+    pub const WALL: u32 = 2;
+    /// Stacks of threads that end the waits of others.
+    pub const MUTEX: u32 = 4;
 }
 
 /// How many stacks of a process are copied for want of a table before its mappings change again.
@@ -61,6 +100,9 @@ pub const SENT: u32 = 1 << 14;
 
 /// Elements of the map `TARGETS`.
 pub const TARGETS: u32 = 1 << 16;
+
+/// Elements of the map `THREADS`.
+pub const THREADS: u32 = 1 << 17;
 
 /// Elements of the map `PROCESSES`.
 pub const PROCESSES: u32 = 1 << 16;

@@ -22,6 +22,10 @@ pub struct Counters {
     pub stack_lost: u64,
     /// Children of a target that are not followed since the map was full.
     pub fork_lost: u64,
+    /// Threads of which nothing is kept since the map was full.
+    pub threads_lost: u64,
+    /// Waits that were not sent since the ring was full, or the CPU's scratch space in use.
+    pub waits_lost: u64,
     /// What those runs of the sampling program took that were timed, one in [`TIMED`], in
     /// nanoseconds.
     pub timed_ns: u64,
@@ -43,6 +47,8 @@ impl Counters {
             unread,
             stack_lost,
             fork_lost,
+            threads_lost,
+            waits_lost,
             timed_ns,
         } = other;
         self.entered += entered;
@@ -54,6 +60,8 @@ impl Counters {
         self.unread += unread;
         self.stack_lost += stack_lost;
         self.fork_lost += fork_lost;
+        self.threads_lost += threads_lost;
+        self.waits_lost += waits_lost;
         self.timed_ns += timed_ns;
     }
 
@@ -85,6 +93,8 @@ impl Counters {
             unread,
             stack_lost,
             fork_lost,
+            threads_lost,
+            waits_lost,
             timed_ns,
         } = *self;
         Self {
@@ -97,6 +107,8 @@ impl Counters {
             unread: unread.saturating_sub(before.unread),
             stack_lost: stack_lost.saturating_sub(before.stack_lost),
             fork_lost: fork_lost.saturating_sub(before.fork_lost),
+            threads_lost: threads_lost.saturating_sub(before.threads_lost),
+            waits_lost: waits_lost.saturating_sub(before.waits_lost),
             timed_ns: timed_ns.saturating_sub(before.timed_ns),
         }
     }

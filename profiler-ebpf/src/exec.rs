@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{
-    maps::{PROCESSES, config},
+    maps::{PROCESSES, THREADS, config},
     task::Task,
 };
 
@@ -16,6 +16,11 @@ pub(crate) fn exec(ctx: RawTracePointContext) -> i32 {
     if let Some(pid) = Task(ctx.arg::<*const u8>(0)).tgid(&config()) {
         // Mostly it is not there: nothing is known of it yet.
         let _ = PROCESSES.remove(pid);
+        // A thread that calls `exec` gets the id of its process's first one.
+        let tid = ctx.arg::<u32>(1);
+        if tid != pid {
+            let _ = THREADS.remove(tid);
+        }
     }
     0
 }

@@ -11,6 +11,7 @@ pub mod record;
 pub mod stack_id;
 pub mod targets;
 pub mod unwind;
+pub mod waits;
 
 /// The types that cross into maps and globals: plain numbers without padding.
 #[cfg(feature = "user")]
@@ -29,6 +30,7 @@ mod pod {
         crate::mappings::Process,
         crate::mappings::Range,
         crate::targets::Target,
-        crate::unwind::table::Table
+        crate::unwind::table::Table,
+        crate::waits::Thread
     );
 }

@@ -8,10 +8,15 @@ mod exec;
 mod fork;
 mod maps;
 mod registers;
+mod snapshot;
+mod spawn;
 mod stack_copy;
+mod stacks;
+mod switch;
 mod task;
 mod user_memory;
 mod user_stack;
+mod waking;
 
 /// The kernel asks for a licence compatible with the GPL by this name.
 #[unsafe(link_section = "license")]

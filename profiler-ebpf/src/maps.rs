@@ -13,9 +13,12 @@ use profiler_ebpf::{
     record::{MAX_USER_FRAMES, StackHeader},
     targets::Target,
     unwind::table::{BLOCK_BYTES, SLAB_BLOCKS, Table},
+    waits::{Pace, Thread},
 };
 
-use crate::{stack_copy::CopySpace, user_memory::Window, user_stack::UserWalk};
+use crate::{
+    snapshot::SnapshotSpace, stack_copy::CopySpace, user_memory::Window, user_stack::UserWalk,
+};
 
 /// Written by the daemon before the object is loaded. Read it by [`config`] alone.
 #[unsafe(no_mangle)]
@@ -31,6 +34,14 @@ static CONFIG: Config = Config {
     user_stacks: 0,
     task_mm: 0,
     mm_end_code: 0,
+    task_pid: 0,
+    task_cfs_rq: 0,
+    cfs_rq_throttle_count: 0,
+    task_state: 0,
+    task_on_cpu: 0,
+    task_nvcsw: 0,
+    task_nivcsw: 0,
+    task_comm: 0,
     reserved: 0,
     seed: 0,
 };
@@ -73,6 +84,16 @@ pub(crate) static TARGETS: HashMap<u32, Target> =
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, Process> =
     HashMap::with_max_entries(config::PROCESSES, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+/// What is kept of each thread where waits are recorded. Sized by the daemon.
+#[map]
+pub(crate) static THREADS: HashMap<u32, Thread> =
+    HashMap::with_max_entries(1, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+/// Where records of a snapshot are put together.
+#[map]
+pub(crate) static SNAPSHOTS: PerCpuArray<SnapshotSpace> = PerCpuArray::with_max_entries(1, 0);
+/// How many stacks of waits a CPU takes.
+#[map]
+pub(crate) static PACES: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static RANGES: Array<Range> =
     Array::with_max_entries(config::RANGES, aya_ebpf::bindings::BPF_F_MMAPABLE);
@@ -113,6 +134,17 @@ pub(crate) static SLABS: Slabs = Slabs {
     max_entries: core::ptr::null(),
     values: [],
 };
+
+/// Adds one to a count of this CPU's.
+macro_rules! count {
+    ($field:ident) => {
+        if let Some(counters) = $crate::maps::COUNTERS.get_ptr_mut(0) {
+            // SAFETY: the pointer is to this CPU's element.
+            unsafe { (*counters).$field += 1 };
+        }
+    };
+}
+pub(crate) use count;
 
 /// Sized by the daemon.
 #[map]

@@ -1,6 +1,6 @@
 //! The records in the ring buffer. Each begins with its [`Kind`] as a `u32`.
 
-use crate::arch::REGISTERS;
+use crate::{arch::REGISTERS, waits::STATES};
 
 /// What a record is.
 #[repr(u32)]
@@ -12,7 +12,82 @@ pub enum Kind {
     Stack = 2,
     /// A [`CopyHeader`] and the bytes of a stack.
     Copy = 3,
+    /// A [`Wait`]: it is over.
+    Wait = 4,
+    /// A [`Wait`]: it is over, by the thread whose stack it has.
+    Wake = 5,
+    /// A [`Wait`]: the thread has ended. It has no stack.
+    Gone = 6,
+    /// A [`Sample`] of a thread that starts another.
+    Spawn = 7,
+    /// A [`SnapshotHeader`], and frames.
+    Snapshot = 8,
+    /// A [`CopyHeader`] and the bytes of a stack, whose ID stands for nothing else: a [`Wait`] or a
+    /// [`Kind::Spawn`] with it follows.
+    WaitCopy = 9,
 }
+
+/// What a thread waited for and for how long, and the stack that it belongs to: where it waits, or
+/// where another thread ended it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wait {
+    /// The stack; its time is that of the end.
+    pub sample: Sample,
+    /// When it began: boot-time clock, in nanoseconds.
+    pub begin_ns: u64,
+    /// When what it waited for was there, and it for a CPU; 0: then it got one.
+    pub woken_ns: u64,
+    /// For how long the thread was in each [`crate::waits::State`] since it was first seen, in
+    /// nanoseconds.
+    pub total_ns: [u64; STATES],
+    /// How often the thread waited for a futex and was not woken by one that held it, since it was
+    /// first seen.
+    pub unattributed: u64,
+    /// For how long, in nanoseconds.
+    pub unattributed_ns: u64,
+    /// The rate by which it was kept: [`crate::waits::is_kept`]; in nanoseconds.
+    pub rate_ns: u64,
+    /// It stands for so many.
+    pub weight: u32,
+    /// A [`crate::waits::State`] as a number.
+    pub state: u32,
+    /// The system call that it waited in.
+    pub system_call: u32,
+    /// Of a [`Kind::Wake`]: the thread that waited.
+    pub waiter: u32,
+}
+
+/// What a thread does at a moment: [`MAX_SNAPSHOT_FRAMES`] avmas of its kernel stack follow, leaf
+/// first, of which `frames` count.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotHeader {
+    /// Who it is, and when; its stacks have no IDs.
+    pub sample: Sample,
+    /// Registers of its user code as it last left that.
+    pub registers: [u64; REGISTERS],
+    /// Number of frames.
+    pub frames: u64,
+    /// How often it gave its CPU up since it began.
+    pub switches: u64,
+    /// First argument of the system call that it is in.
+    pub argument: u64,
+    /// `task_struct.__state`: 0 is running or runnable.
+    pub state: u32,
+    /// 1: it had a CPU.
+    pub is_on_cpu: u32,
+    /// The system call that it is in.
+    pub system_call: u32,
+    /// Fills the size to a multiple of 8.
+    pub reserved: u32,
+}
+
+/// The most kernel frames of a thread in a snapshot.
+pub const MAX_SNAPSHOT_FRAMES: usize = 64;
+
+/// Bytes of a [`SnapshotHeader`].
+pub const SNAPSHOT_HEADER_BYTES: usize = size_of::<SnapshotHeader>();
 
 /// The most user frames of a stack.
 pub const MAX_USER_FRAMES: usize = 1024;
@@ -30,7 +105,7 @@ pub const KERNEL_PID: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// [`Kind::Sample`], or [`Kind::Copy`] as a part of one.
+    /// The [`Kind`] of the record that it is, or begins.
     pub kind: u32,
     /// The epoch in which its stacks were sent.
     pub epoch: u32,
@@ -105,4 +180,7 @@ pub const COPY_HEADER_BYTES: usize = size_of::<CopyHeader>();
 /// Bytes of a [`StackHeader`].
 pub const STACK_HEADER_BYTES: usize = size_of::<StackHeader>();
 
-const _: () = assert!(size_of::<Sample>() == 88 && STACK_HEADER_BYTES == 24);
+/// Bytes of a [`Wait`].
+pub const WAIT_BYTES: usize = size_of::<Wait>();
+
+const _: () = assert!(size_of::<Sample>() == 88 && STACK_HEADER_BYTES == 24 && WAIT_BYTES == 176);

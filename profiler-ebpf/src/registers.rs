@@ -22,6 +22,31 @@ pub(crate) fn user(task: *mut task_struct) -> Registers {
     return Registers { pc: regs.pc, sp: regs.sp, fp: regs.regs[29], aux: regs.regs[30] };
 }
 
+/// Number and first argument of the system call that `task`, as above, is in; if it came into the
+/// kernel by something else, the number may be that of none.
+#[inline(always)]
+pub(crate) fn system_call(task: *mut task_struct) -> (u32, u64) {
+    // SAFETY: as above.
+    let regs = unsafe { &*(bpf_task_pt_regs(task) as *const pt_regs) };
+    #[cfg(bpf_target_arch = "x86_64")]
+    return (regs.orig_rax as u32, regs.rdi);
+    #[cfg(bpf_target_arch = "aarch64")]
+    {
+        use aya_ebpf::helpers::bpf_probe_read_kernel;
+        // `orig_x0` and `syscallno` of `struct pt_regs` (`arch/arm64/include/asm/ptrace.h`) are
+        // behind what `struct user_pt_regs` has.
+        let behind = core::ptr::from_ref(regs).cast::<u8>().wrapping_add(size_of::<pt_regs>());
+        // SAFETY: the helper checks the addresses.
+        let (argument, number) = unsafe {
+            (
+                bpf_probe_read_kernel(behind.cast::<u64>()),
+                bpf_probe_read_kernel(behind.wrapping_add(8).cast::<u32>()),
+            )
+        };
+        (number.unwrap_or(u32::MAX), argument.unwrap_or_default())
+    }
+}
+
 /// All of them, by DWARF's numbers, and last the program counter.
 #[inline(always)]
 pub(crate) fn all(task: *mut task_struct) -> [u64; REGISTERS] {

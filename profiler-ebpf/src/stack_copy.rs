@@ -5,7 +5,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::task_struct,
-    helpers::generated::{bpf_loop, bpf_probe_read_user, bpf_ringbuf_output},
+    helpers::generated::{bpf_get_prandom_u32, bpf_loop, bpf_probe_read_user, bpf_ringbuf_output},
 };
 use profiler_ebpf::{
     config::{self, Control},
@@ -41,10 +41,10 @@ struct Context {
     pages: u64,
 }
 
-/// Sends `sample` with a copy of the stack of `task`, which must run user code and is the current
+/// Sends `sample`, as a record of this kind, with a copy of the stack of `task`, which must run user code and is the current
 /// one. `false`: it was not sent, since too many were or there is no room.
 #[inline(always)]
-pub(crate) fn send(control: &Control, sample: &Sample, task: *mut task_struct) -> bool {
+pub(crate) fn send(control: &Control, sample: &Sample, task: *mut task_struct, kind: Kind) -> bool {
     let Some(space) = COPIES.get_ptr_mut(sample.cpu) else { return false };
     // SAFETY: the element is this CPU's, which the scratch space's `busy` keeps for us.
     let copy = unsafe { &mut *space };
@@ -60,7 +60,7 @@ pub(crate) fn send(control: &Control, sample: &Sample, task: *mut task_struct) -
     copy.made += 1;
     let user = registers::user(task);
     copy.header.sample = *sample;
-    copy.header.sample.kind = Kind::Copy as u32;
+    copy.header.sample.kind = kind as u32;
     copy.header.registers = registers::all(task);
     copy.header.start = user.sp.wrapping_sub(RED_ZONE_BYTES) & !(COPY_PAGE_BYTES as u64 - 1);
     let mut context = Context { space, pages: 0 };
@@ -126,4 +126,18 @@ unsafe extern "C" fn page(index: u32, context: *mut c_void) -> i64 {
     }
     context.pages = u64::from(index) + 1;
     0
+}
+
+/// Gives `sample`, which has the user stack of `task` as far as it could be walked, an ID of its own,
+/// and sends the stack under that to be walked later; if that cannot be, it stays as it is.
+#[inline(always)]
+pub(crate) fn send_apart(control: &Control, sample: &mut Sample, task: *mut task_struct) {
+    let walked = (sample.user_stack, sample.user_check);
+    // SAFETY: the helper has no arguments.
+    let random = || unsafe { bpf_get_prandom_u32() };
+    sample.user_stack = u64::from(random()) << 32 | u64::from(random()) | 1;
+    sample.user_check = random();
+    if !send(control, sample, task, Kind::WaitCopy) {
+        (sample.user_stack, sample.user_check) = walked;
+    }
 }

@@ -48,6 +48,45 @@ impl Task {
         self.read(config.task_tgid)
     }
 
+    #[inline(always)]
+    pub(crate) fn tid(self, config: &Config) -> Option<u32> {
+        self.read(config.task_pid)
+    }
+
+    #[inline(always)]
+    pub(crate) fn comm(self, config: &Config) -> Option<[u8; 16]> {
+        self.read(config.task_comm)
+    }
+
+    #[inline(always)]
+    pub(crate) fn state(self, config: &Config) -> Option<u32> {
+        self.read(config.task_state)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_on_cpu(self, config: &Config) -> Option<u32> {
+        if config.task_on_cpu == 0 {
+            return Some(0);
+        }
+        self.read(config.task_on_cpu)
+    }
+
+    /// How often it gave its CPU up, of itself and not.
+    #[inline(always)]
+    pub(crate) fn switches(self, config: &Config) -> Option<u64> {
+        Some(self.read::<u64>(config.task_nvcsw)? + self.read::<u64>(config.task_nivcsw)?)
+    }
+
+    /// Whether its cgroup, or one above, has used up its quota of CPU time.
+    #[inline(always)]
+    pub(crate) fn is_throttled(self, config: &Config) -> bool {
+        if config.task_cfs_rq == 0 || config.cfs_rq_throttle_count == 0 {
+            return false;
+        }
+        let Some(queue) = self.read::<*const u8>(config.task_cfs_rq) else { return false };
+        Task(queue).read::<i32>(config.cfs_rq_throttle_count).is_some_and(|count| count > 0)
+    }
+
     /// `start_boottime` of the process's first thread, in nanoseconds.
     #[inline(always)]
     pub(crate) fn process_start_ns(self, config: &Config) -> Option<u64> {

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 
-use super::{Messages, Recording, bytes, duration};
+use super::{KindOption, Messages, Recording, bytes, duration};
 use crate::{
     config::{self, Resolved},
     server::Address,
@@ -53,6 +53,17 @@ pub struct Options {
     #[arg(short = 'F', long, value_name = "HZ", env = "RPROFD_FREQUENCY", default_value_t = 19,
           value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub frequency: u64,
+
+    /// What is measured all the time; whatever else is asked for is measured for its time
+    #[arg(
+        short,
+        long,
+        value_name = "KIND",
+        value_delimiter = ',',
+        env = "RPROFD_KIND",
+        default_value = "cpu"
+    )]
+    pub kind: Vec<KindOption>,
 
     /// A new window each TIME
     #[arg(short, long, value_name = "TIME", env = "RPROFD_WINDOW", value_parser = duration, default_value = "10s")]

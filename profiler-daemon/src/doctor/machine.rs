@@ -268,6 +268,7 @@ fn readers(debug_dirs: &[std::path::PathBuf]) -> Finding {
 fn sampling() -> Finding {
     const WHAT: &str = "sampling";
     let settings = kernel::Settings {
+        may_wait: false,
         hertz: USUAL_HERTZ,
         most_hertz: USUAL_HERTZ,
         event: Event::CpuClock,

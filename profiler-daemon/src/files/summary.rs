@@ -22,7 +22,10 @@ use super::{
     printable::{cut_middle, escape, left, right},
     quantity,
 };
-use crate::profile::{Kind, Outcomes, Process, top::Top};
+use crate::{
+    profile::{Kind, Outcomes, Process, top::Top},
+    schedstat::Spent,
+};
 
 /// Functions that are shown.
 const FUNCTIONS: usize = 10;
@@ -82,9 +85,11 @@ impl Style {
 /// The windows of a run, added up.
 #[derive(Debug, Default)]
 pub struct Summary {
+    kind: Kind,
     asked: Asked,
     /// How many processes were to be profiled, in the end.
     found: usize,
+    spent: Spent,
     /// Why frames may be without names, and what to do about it.
     advice_on_names: Option<String>,
     duration: Duration,
@@ -108,13 +113,23 @@ pub struct Summary {
 impl Summary {
     /// The summary of a run that was to profile this. `advice_on_names`: what it lacks to name all
     /// frames, and what to do about it.
-    pub fn new(asked: Asked, advice_on_names: Option<String>) -> Self {
-        Self { asked, advice_on_names, ..Self::default() }
+    pub fn new(kind: Kind, asked: Asked, advice_on_names: Option<String>) -> Self {
+        Self { kind, asked, advice_on_names, ..Self::default() }
+    }
+
+    /// What was measured.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// So many processes were to be profiled, whether they ran or not.
     pub fn found(&mut self, processes: usize) {
         self.found = processes;
+    }
+
+    /// How the threads of the processes that were asked for have spent the time.
+    pub fn spent(&mut self, spent: Spent) {
+        self.spent = spent;
     }
 
     /// Adds a window of a run; all of one kind.
@@ -188,6 +203,7 @@ impl Summary {
             }
             self.write_table(&mut text, style);
         }
+        self.write_spent(&mut text);
         self.write_losses(&mut text);
         text.push_str(&self.render_failures());
         self.write_next(&mut text, style, samples);
@@ -214,7 +230,15 @@ impl Summary {
     fn write_functions(&self, text: &mut String, style: Style) {
         let total = self.top.total();
         let hottest = self.top.hottest(FUNCTIONS);
-        line(text, &style.bold(&format!("{:>7} {:>7}  Hottest functions", "flat", "cum")));
+        let heading = match self.kind {
+            Kind::Cpu => "Hottest functions",
+            Kind::Wall => "Where the time is",
+            Kind::Block => "What waits",
+            Kind::Mutex => "What held what others waited for",
+            Kind::Goroutine => "What threads do",
+            Kind::Threadcreate => "What starts threads",
+        };
+        line(text, &style.bold(&format!("{:>7} {:>7}  {heading}", "flat", "cum")));
         let used = 7 + 1 + 7 + 2;
         let room = style.width.saturating_sub(used).max(MIN_NAME);
         for entry in hottest {
@@ -250,9 +274,15 @@ impl Summary {
             all += row.outcomes;
             totals = std::array::from_fn(|i| totals[i].saturating_add(row.totals[i]));
         }
+        let (count, value) = match self.kind {
+            Kind::Cpu => ("SAMPLES", "CPU TIME"),
+            Kind::Wall => ("SAMPLES", "WALL TIME"),
+            Kind::Block | Kind::Mutex => ("WAITS", "DELAY"),
+            Kind::Goroutine | Kind::Threadcreate => ("THREADS", ""),
+        };
         let mut table =
-            vec![["PROCESS", "PID", "SAMPLES", "CPU TIME", "COMPLETE", "FILE"].map(str::to_owned)];
-        table.extend(rows.iter().take(ROWS).map(|(row, files)| cells(row, *files)));
+            vec![["PROCESS", "PID", count, value, "COMPLETE", "FILE"].map(str::to_owned)];
+        table.extend(rows.iter().take(ROWS).map(|(row, files)| self.cells(row, *files)));
         let file = self.everything.as_deref().and_then(Path::file_name);
         let everything =
             file.map_or_else(String::new, |it| file_cell(&it.to_string_lossy(), self.everythings));
@@ -269,7 +299,7 @@ impl Summary {
                 "all".to_owned(),
                 String::new(),
                 totals[Kind::COUNT].to_string(),
-                quantity::seconds(totals[Kind::DEFAULT]),
+                self.value(totals),
                 complete(&all),
                 everything,
             ]);
@@ -330,6 +360,26 @@ impl Summary {
         )
     }
 
+    /// How threads have spent the time, where that is known.
+    fn write_spent(&self, text: &mut String) {
+        let Spent { threads, running_ns, runnable_ns, waiting_ns } = self.spent;
+        let all = running_ns + runnable_ns + waiting_ns;
+        if all == 0 {
+            return;
+        }
+        let whose = if threads == 1 { "its thread" } else { &format!("{threads} threads") };
+        let mut told = format!(
+            "Of the time of {whose}: {} on a CPU, {} ready and waiting for one, {} waiting.",
+            share(running_ns, all),
+            share(runnable_ns, all),
+            share(waiting_ns, all)
+        );
+        if self.kind == Kind::Cpu && waiting_ns * 2 > all {
+            told.push_str(" For what: -k wall.");
+        }
+        line(text, &told);
+    }
+
     /// What is missing from the figures above, if anything is.
     fn write_losses(&self, text: &mut String) {
         let lost: Vec<_> = self
@@ -382,24 +432,34 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", escape(&path).replace('\'', r"'\''"))
 }
 
-fn cells(row: &Row, files: usize) -> [String; 6] {
-    let name = match &row.group {
-        Group::Process(..) => &*row.process.comm,
-        Group::Name(name) => name.as_str(),
-    };
-    let pid = match &row.group {
-        Group::Process(pid, _) => pid.to_string(),
-        Group::Name(_) if row.processes == 1 => row.process.pid.to_string(),
-        Group::Name(_) => format!("{} processes", row.processes),
-    };
-    [
-        escape(name).into_owned(),
-        pid,
-        row.totals[Kind::COUNT].to_string(),
-        quantity::seconds(row.totals[Kind::DEFAULT]),
-        complete(&row.outcomes),
-        row.file.as_ref().map_or_else(String::new, |file| file_cell(file, files)),
-    ]
+impl Summary {
+    /// Of a row's totals the time.
+    fn value(&self, totals: [i64; 2]) -> String {
+        match self.kind.default_type().1 {
+            "nanoseconds" => quantity::seconds(totals[Kind::DEFAULT]),
+            _ => String::new(),
+        }
+    }
+
+    fn cells(&self, row: &Row, files: usize) -> [String; 6] {
+        let name = match &row.group {
+            Group::Process(..) => &*row.process.comm,
+            Group::Name(name) => name.as_str(),
+        };
+        let pid = match &row.group {
+            Group::Process(pid, _) => pid.to_string(),
+            Group::Name(_) if row.processes == 1 => row.process.pid.to_string(),
+            Group::Name(_) => format!("{} processes", row.processes),
+        };
+        [
+            escape(name).into_owned(),
+            pid,
+            row.totals[Kind::COUNT].to_string(),
+            self.value(row.totals),
+            complete(&row.outcomes),
+            row.file.as_ref().map_or_else(String::new, |file| file_cell(file, files)),
+        ]
+    }
 }
 
 /// The newest file of a row, and how many it has from the windows before.

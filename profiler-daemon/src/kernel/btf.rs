@@ -25,6 +25,8 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
             .ok_or_else(|| KernelError::NoBtf(format!("no {structure}.{member} in it")))
     };
     let offset = |member: &str| member_of("task_struct", member);
+    // Where they are not, nothing is throttled.
+    let queue = || Some(offset("se").ok()? + member_of("sched_entity", "cfs_rq").ok()?);
     Ok(Config {
         task_flags: offset("flags")?,
         task_tgid: offset("tgid")?,
@@ -33,6 +35,15 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
         task_self_exec_id: offset("self_exec_id")?,
         task_mm: offset("mm")?,
         mm_end_code: member_of("mm_struct", "end_code")?,
+        task_pid: offset("pid")?,
+        task_cfs_rq: queue().unwrap_or_default(),
+        cfs_rq_throttle_count: member_of("cfs_rq", "throttle_count").unwrap_or_default(),
+        task_state: offset("__state")?,
+        // A kernel for one CPU has none.
+        task_on_cpu: offset("on_cpu").unwrap_or_default(),
+        task_nvcsw: offset("nvcsw")?,
+        task_nivcsw: offset("nivcsw")?,
+        task_comm: offset("comm")?,
         ..Config::default()
     })
 }

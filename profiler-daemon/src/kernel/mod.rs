@@ -14,8 +14,10 @@ mod runs;
 mod sampler;
 mod shared;
 mod side_band;
+mod snapshot;
 mod stack_copy;
 mod tables;
+mod waits;
 
 pub use cpu_events::Moves;
 pub(crate) use cpus::count as online_cpus;
@@ -26,5 +28,7 @@ pub(crate) use ring::mapped_bytes as ring_bytes;
 pub(crate) use sampler::decode;
 pub use sampler::{Losses, Record, Sampler, Settings, is_initial_pid_namespace};
 pub use side_band::{Map, SideBand, What};
+pub use snapshot::Snapshot;
 pub use stack_copy::StackCopy;
 pub use tables::Placed;
+pub use waits::Waits;

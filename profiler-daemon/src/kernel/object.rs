@@ -1,16 +1,19 @@
 //! The BPF object: loaded, its programs and maps at hand.
 
+use std::io::Read as _;
+
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{PerfEvent, ProgramFd, RawTracePoint},
+    programs::{Iter, PerfEvent, ProgramFd, RawTracePoint, raw_trace_point::RawTracePointLinkId},
 };
 use aya_log::EbpfLogger;
 use profiler_ebpf::{
-    config::{Config, Control},
+    config::{self, Config, Control},
     counters::Counters,
     mappings::Process,
     targets::Target,
+    waits::Thread,
 };
 
 use super::{KernelError, error::from_aya};
@@ -29,6 +32,7 @@ pub(super) struct Object {
     pub(super) counters: PerCpuArray<MapData, Counters>,
     pub(super) targets: HashMap<MapData, u32, Target>,
     pub(super) processes: HashMap<MapData, u32, Process>,
+    pub(super) threads: HashMap<MapData, u32, Thread>,
     pub(super) ranges: MapData,
     pub(super) tables: MapData,
     pub(super) slabs: MapData,
@@ -36,7 +40,31 @@ pub(super) struct Object {
     pub(super) log: Option<EbpfLogger<&'static dyn log::Log>>,
     pub(super) cpu: ProgramFd,
     /// Holds the programs and the tracepoints' links.
-    _programs: Ebpf,
+    programs: Ebpf,
+    /// Those of [`Tracepoint`]s that are attached now.
+    attached: std::collections::HashMap<Tracepoint, RawTracePointLinkId>,
+}
+
+/// What is attached while it is needed alone: programs, and their tracepoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Tracepoint {
+    /// A CPU goes from one thread to another.
+    Switch,
+    /// A thread ends another's wait.
+    Waking,
+    /// A thread starts another.
+    Spawn,
+}
+
+impl Tracepoint {
+    /// The program's name, and the tracepoint's.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Switch => ("switch", "sched_switch"),
+            Self::Waking => ("waking", "sched_waking"),
+            Self::Spawn => ("spawn", "sched_process_fork"),
+        }
+    }
 }
 
 /// What the object is loaded with.
@@ -46,6 +74,8 @@ pub(super) struct Load {
     pub(super) ring_bytes: u32,
     /// One more than the highest number of a CPU.
     pub(super) cpus: u32,
+    /// Waits may be recorded: there is to be room for threads.
+    pub(super) has_threads: bool,
     /// The programs report what they do.
     pub(super) log: bool,
 }
@@ -60,6 +90,7 @@ impl Object {
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries("RECORDS", load.ring_bytes)
             .map_max_entries("COPIES", load.cpus)
+            .map_max_entries("THREADS", if load.has_threads { config::THREADS } else { 1 })
             .load(OBJECT)
             .map_err(|error| from_aya(&error))?;
         let log = if load.log { logger(&mut ebpf) } else { None };
@@ -89,14 +120,61 @@ impl Object {
             counters: map(&mut ebpf, "COUNTERS")?,
             targets: map(&mut ebpf, "TARGETS")?,
             processes: map(&mut ebpf, "PROCESSES")?,
+            threads: map(&mut ebpf, "THREADS")?,
             ranges,
             tables,
             slabs,
             records: map(&mut ebpf, "RECORDS")?,
             log,
             cpu,
-            _programs: ebpf,
+            programs: ebpf,
+            attached: std::collections::HashMap::new(),
         })
+    }
+
+    /// The iterator over all threads, loaded.
+    pub(super) fn thread_iterator(&mut self) -> Result<&mut Iter, KernelError> {
+        let program: &mut Iter = program(&mut self.programs, "snapshot")?;
+        if program.fd().is_err() {
+            let btf = aya::Btf::from_sys_fs().map_err(|error| from_aya(&error))?;
+            program.load("task", &btf).map_err(|error| from_aya(&error))?;
+        }
+        Ok(program)
+    }
+
+    /// Has the iterator over all threads run; what it wrote.
+    pub(super) fn read_threads(&mut self) -> Result<Vec<u8>, KernelError> {
+        let program = self.thread_iterator()?;
+        let link = program.attach().and_then(|link| program.take_link(link));
+        let link = link.map_err(|error| from_aya(&error))?;
+        let mut file = link.into_file().map_err(|error| from_aya(&error))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|error| KernelError::of("read(bpf iterator)", error))?;
+        Ok(bytes)
+    }
+
+    /// Attaches a program to its tracepoint, or detaches it.
+    pub(super) fn set_attached(
+        &mut self,
+        tracepoint: Tracepoint,
+        wanted: bool,
+    ) -> Result<(), KernelError> {
+        let is_attached = self.attached.contains_key(&tracepoint);
+        if wanted == is_attached {
+            return Ok(());
+        }
+        let (name, place) = tracepoint.names();
+        let program: &mut RawTracePoint = program(&mut self.programs, name)?;
+        if let Some(link) = self.attached.remove(&tracepoint) {
+            return program.detach(link).map_err(|error| from_aya(&error));
+        }
+        if program.fd().is_err() {
+            program.load().map_err(|error| from_aya(&error))?;
+        }
+        let link = program.attach(place).map_err(|error| from_aya(&error))?;
+        self.attached.insert(tracepoint, link);
+        Ok(())
     }
 }
 

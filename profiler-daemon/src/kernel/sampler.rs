@@ -6,7 +6,7 @@ use profiler_ebpf::{
     config::Control,
     counters::Counters,
     mappings::Range,
-    record::{self, STACK_HEADER_BYTES, Sample, StackHeader},
+    record::{self, STACK_HEADER_BYTES, Sample, StackHeader, Wait},
     stack_id::StackId,
     targets::{Mode, Target},
     unwind::{rule::Rule, table::Table},
@@ -22,6 +22,7 @@ use super::{
     side_band::What,
     stack_copy::StackCopy,
     tables::{Placed, TableMap},
+    waits::{self, Waits},
 };
 
 /// Inode of the initial pid namespace (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
@@ -46,6 +47,8 @@ pub struct Settings {
     pub user_stacks: bool,
     /// What unwind tables may take in the kernel.
     pub unwind_memory_bytes: u64,
+    /// [`Sampler::set_waits`] may be called.
+    pub may_wait: bool,
     /// The programs report what they do.
     pub log: bool,
 }
@@ -59,6 +62,13 @@ pub enum Record<'a> {
     Stack(StackHeader, &'a [u64]),
     /// A sample that lacked an unwind table, and what is needed to walk its stack once more.
     Copy(Sample, Box<StackCopy>),
+    /// A wait is over: by the record's kind, of the thread that waited, of the one that ended it, or
+    /// the thread has ended.
+    Wait(record::Kind, Wait),
+    /// The stack of a wait, or of a thread that starts another, that lacked an unwind table.
+    WaitCopy(Sample, Box<StackCopy>),
+    /// A thread has started another.
+    Spawn(Sample),
 }
 
 /// What was counted and what was lost, since sampling began.
@@ -93,7 +103,8 @@ impl Losses {
 
 /// The programs, attached; drop it to detach them.
 pub struct Sampler {
-    object: Object,
+    pub(super) object: Object,
+    pub(super) waits: Waits,
     ranges: RangeMap,
     tables: TableMap,
     cpus: CpuSet,
@@ -121,14 +132,20 @@ impl Sampler {
         };
         raise_memory_lock();
         let ring_bytes = ring_bytes(cpus::online()?.len(), settings.most_hertz);
-        let object =
-            Object::load(&Load { config, ring_bytes, cpus: cpus::possible()?, log: settings.log })?;
+        let object = Object::load(&Load {
+            config,
+            ring_bytes,
+            cpus: cpus::possible()?,
+            has_threads: settings.may_wait,
+            log: settings.log,
+        })?;
         let ranges = RangeMap::new(&object.ranges)?;
         let tables = TableMap::new(&object.slabs, &object.tables, settings.unwind_memory_bytes)?;
         // Last, since loading takes a while in which nobody would empty their rings.
         let cpus = CpuSet::open(settings.event, settings.hertz, object.cpu.as_fd())?;
         let mut sampler = Self {
             object,
+            waits: Waits::default(),
             ranges,
             tables,
             cpus,
@@ -228,13 +245,25 @@ impl Sampler {
     /// still belong to the epoch before.
     pub fn next_epoch(&mut self) -> Result<u32, KernelError> {
         self.epoch += 1;
-        let control = Control {
+        self.tell()?;
+        Ok(self.epoch)
+    }
+
+    /// Tells the programs what has changed.
+    pub(super) fn tell(&mut self) -> Result<(), KernelError> {
+        let mut control = Control {
             epoch: self.epoch,
             wake_bytes: self.ring_bytes / 8,
             crowded_bytes: self.ring_bytes / 2,
+            ..Control::default()
         };
-        self.object.control.set(0, control, 0).map_err(|error| from_aya(&error))?;
-        Ok(self.epoch)
+        self.waits.tell(&mut control);
+        self.object.control.set(0, control, 0).map_err(|error| from_aya(&error))
+    }
+
+    /// The epoch in force.
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Decides whether a process is profiled.
@@ -303,7 +332,7 @@ impl Sampler {
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
@@ -327,9 +356,20 @@ pub(crate) fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Recor
         frames.extend(rest.filter_map(|bytes| long(bytes, 0)));
         return Some(Record::Stack(header, frames));
     }
-    if kind == record::Kind::Copy as u32 {
+    if kind == record::Kind::Copy as u32 || kind == record::Kind::WaitCopy as u32 {
         let (sample, copy) = StackCopy::decode(bytes)?;
-        return Some(Record::Copy(sample, copy));
+        return Some(match kind == record::Kind::Copy as u32 {
+            true => Record::Copy(sample, copy),
+            false => Record::WaitCopy(sample, copy),
+        });
+    }
+    for of_wait in [record::Kind::Wait, record::Kind::Wake, record::Kind::Gone] {
+        if kind == of_wait as u32 {
+            return waits::decode(bytes).map(|wait| Record::Wait(of_wait, wait));
+        }
+    }
+    if kind == record::Kind::Spawn as u32 {
+        return sample(bytes).map(Record::Spawn);
     }
     sample(bytes).map(Record::Sample)
 }

@@ -18,6 +18,10 @@ pub struct StackCopy {
 }
 
 impl StackCopy {
+    pub(super) const fn new(registers: [u64; REGISTERS], start: u64, bytes: Box<[u8]>) -> Self {
+        Self { registers, start, bytes }
+    }
+
     /// Decodes a record: a [`CopyHeader`](profiler_ebpf::record::CopyHeader) and what follows it.
     pub(super) fn decode(record: &[u8]) -> Option<(Sample, Box<Self>)> {
         let sample = sample(record)?;

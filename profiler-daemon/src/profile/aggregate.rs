@@ -5,7 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use profiler_ebpf::{record, unwind::Outcome};
+use profiler_ebpf::{
+    record,
+    unwind::Outcome,
+    waits::{STATES, State},
+};
 
 use super::{Outcomes, frame::KERNEL_START};
 use crate::process::{ImageRef, LifeId, Mapping, MappingId, Mappings};
@@ -23,6 +27,8 @@ pub enum Code {
     Unmapped(LifeId),
     /// Stands for a stack that was lost on its way.
     Lost,
+    /// Stands for a stack that was not taken.
+    NotTaken,
 }
 
 /// A code address.
@@ -45,18 +51,56 @@ pub struct Key {
     pub tid: u32,
     /// Index in [`Aggregate::threads`].
     pub thread: u32,
+    /// What the thread did.
+    pub state: State,
+    /// The system call that it waited in, while it did.
+    pub system_call: u32,
 }
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// How often.
+    pub count: f64,
+    /// For how long, in nanoseconds.
+    pub time_ns: f64,
+}
+
+/// What a sample is of, and stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct Weighed {
+    /// What the thread did.
+    pub state: State,
+    /// The system call that it waited in, while it did.
+    pub system_call: u32,
+    /// How often, and for how long.
+    pub measured: Measured,
+}
+
+impl Weighed {
+    /// A thread that ran for this long.
+    pub const fn running(time_ns: u64) -> Self {
+        let measured = Measured { count: 1.0, time_ns: time_ns as f64 };
+        Self { state: State::Running, system_call: 0, measured }
+    }
+}
+
+/// For how long a thread was in each state, by the state's number, in nanoseconds.
+pub type Totals = [u64; STATES];
 
 /// The stacks that the kernel side has sent, by epoch.
 #[derive(Debug, Default)]
 pub struct RawStacks {
     /// The current epoch and the one before.
     epochs: [(u32, HashMap<u64, RawStack>); 2],
+    /// Stacks of whatever epoch whose waits are not over, by epoch and ID, as they were at the last
+    /// two calls of [`Self::pin`].
+    pinned: [HashMap<(u32, u64), RawStack>; 2],
     bytes: usize,
     collisions: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct RawStack {
     check: u32,
     frames: Box<[u64]>,
@@ -86,13 +130,27 @@ impl RawStacks {
     }
 
     fn get(&mut self, epoch: u32, id: u64, check: u32) -> Option<&[u64]> {
-        let (_, stacks) = self.epochs.iter().find(|(known, _)| *known == epoch)?;
-        let stack = stacks.get(&id)?;
-        if stack.check != check {
+        if self.find(epoch, id)?.check != check {
             self.collisions += 1;
             return None;
         }
-        Some(&stack.frames)
+        self.find(epoch, id).map(|stack| &*stack.frames)
+    }
+
+    fn find(&self, epoch: u32, id: u64) -> Option<&RawStack> {
+        let stacks = self.epochs.iter().find(|(known, _)| *known == epoch);
+        let pinned = || self.pinned.iter().find_map(|pinned| pinned.get(&(epoch, id)));
+        stacks.and_then(|(_, stacks)| stacks.get(&id)).or_else(pinned)
+    }
+
+    /// Keeps the stacks of these epochs and IDs beyond their epochs' end, and forgets others that
+    /// were kept and are not asked for any more.
+    pub fn pin(&mut self, stacks: impl Iterator<Item = (u32, u64)>) {
+        let pinned =
+            stacks.filter_map(|(epoch, id)| Some(((epoch, id), self.find(epoch, id)?.clone())));
+        let pinned = pinned.collect();
+        self.pinned.swap(0, 1);
+        self.pinned[0] = pinned;
     }
 
     /// Bytes of the current epoch's stacks.
@@ -124,8 +182,8 @@ pub struct Aggregate {
     pub stacks: Vec<Box<[u32]>>,
     /// Distinct names of threads.
     pub threads: Vec<Arc<str>>,
-    /// How often each was seen.
-    pub counts: HashMap<Key, u64>,
+    /// What was counted of each.
+    pub counts: HashMap<Key, Measured>,
     /// The mappings that places are in.
     pub mappings: HashMap<MappingId, Arc<Mapping>>,
     /// How unwinding ended, by process.
@@ -140,7 +198,7 @@ pub struct Aggregate {
 }
 
 impl Aggregate {
-    /// Adds a sample of `image`, whose mappings are `mappings`. Returns the index of its stack, and
+    /// Adds a sample of `image`, whose mappings are `mappings`, for what it stands for. Returns the index of its stack, and
     /// whether every address of its user stack was in a mapping.
     pub fn add(
         &mut self,
@@ -148,6 +206,7 @@ impl Aggregate {
         image: ImageRef,
         mappings: Option<&Mappings>,
         raw: &mut RawStacks,
+        weighed: &[Weighed],
     ) -> (u32, bool) {
         let generation = mappings.map_or(0, |mappings| mappings.generation(sample.time_ns));
         let resolved =
@@ -162,8 +221,12 @@ impl Aggregate {
             stack
         });
         let thread = self.thread(sample.comm);
-        let key = Key { life: image.life, stack, tid: sample.tid, thread };
-        *self.counts.entry(key).or_default() += 1;
+        for &Weighed { state, system_call, measured } in weighed {
+            let key = Key { life: image.life, stack, tid: sample.tid, thread, state, system_call };
+            let sum = self.counts.entry(key).or_default();
+            sum.count += measured.count;
+            sum.time_ns += measured.time_ns;
+        }
         let outcomes = self.outcomes.entry(image.life).or_default();
         *match Outcome::from_number(sample.outcome) {
             Some(Outcome::Complete) => &mut outcomes.complete,
@@ -266,7 +329,9 @@ impl Aggregate {
             .collect();
         let stack = self.stack(stack);
         let thread = self.thread([0; 16]);
-        self.counts.insert(Key { life, stack, tid: 0, thread }, 0);
+        let (state, system_call) = (State::Running, 0);
+        let key = Key { life, stack, tid: 0, thread, state, system_call };
+        self.counts.insert(key, Measured::default());
         self.outcomes.entry(life).or_default();
     }
 
@@ -311,9 +376,45 @@ impl Aggregate {
         self.outcomes.keys().copied().collect()
     }
 
-    /// Samples so far.
+    /// Has what was counted of each thread last for as long as it was in each state: what samples
+    /// and kept waits tell is how that time is shared by stacks. `threads`: their comm, too.
+    pub fn stretch(&mut self, threads: &HashMap<(LifeId, u32), (Totals, [u8; 16])>) {
+        let mut sums: HashMap<(LifeId, u32, State), f64> = HashMap::new();
+        for (key, measured) in &self.counts {
+            *sums.entry((key.life, key.tid, key.state)).or_default() += measured.time_ns;
+        }
+        for (key, measured) in &mut self.counts {
+            let sum = sums.get(&(key.life, key.tid, key.state)).copied().unwrap_or_default();
+            if let Some((totals, _)) = threads.get(&(key.life, key.tid))
+                && sum > 0.0
+            {
+                let factor = totals[key.state as usize] as f64 / sum;
+                measured.count *= factor;
+                measured.time_ns *= factor;
+            }
+        }
+        let not_taken = self.place(Place { code: Code::NotTaken, avma: 0 });
+        let stack = self.stack(vec![not_taken]);
+        for (&(life, tid), (totals, comm)) in threads {
+            for (number, &total_ns) in totals.iter().enumerate() {
+                let Some(state) = State::from_number(number as u32) else { continue };
+                let is_told = sums.get(&(life, tid, state)).is_some_and(|sum| *sum > 0.0);
+                if is_told || total_ns == 0 {
+                    continue;
+                }
+                let thread = self.thread(*comm);
+                let key = Key { life, stack, tid, thread, state, system_call: u32::MAX };
+                let measured = Measured { count: 1.0, time_ns: total_ns as f64 };
+                self.counts.insert(key, measured);
+                self.outcomes.entry(life).or_default();
+            }
+        }
+    }
+
+    /// How often something was counted.
+    #[cfg(test)]
     pub fn samples(&self) -> u64 {
-        self.counts.values().sum()
+        self.counts.values().map(|it| it.count as u64).sum()
     }
 }
 
@@ -327,6 +428,7 @@ pub fn comm_text(comm: &[u8; 16]) -> String {
 mod tests {
     use super::*;
 
+    const RAN: Weighed = Weighed::running(10);
     const IMAGE: ImageRef = ImageRef { life: LifeId(1), image: 0 };
 
     fn header(epoch: u32, id: u64, check: u32, frames: u32) -> record::StackHeader {
@@ -368,7 +470,8 @@ mod tests {
         let mut aggregate = Aggregate::default();
         let mappings = mappings(0x1000, 1);
         for time_ns in 10..20 {
-            let (_, covered) = aggregate.add(&sample(1, time_ns), IMAGE, Some(&mappings), &mut raw);
+            let (_, covered) =
+                aggregate.add(&sample(1, time_ns), IMAGE, Some(&mappings), &mut raw, &[RAN]);
             assert!(covered);
         }
         assert_eq!(aggregate.counts.len(), 1);
@@ -385,14 +488,14 @@ mod tests {
         raw.add(&header(1, 9, 5, 1), &[0x1004]);
         let mut aggregate = Aggregate::default();
         let mut mappings = mappings(0x1000, 1);
-        aggregate.add(&sample(1, 10), IMAGE, Some(&mappings), &mut raw);
+        aggregate.add(&sample(1, 10), IMAGE, Some(&mappings), &mut raw, &[RAN]);
         let other = Mapping {
             id: MappingId(77),
             path: "/bin/y".into(),
             ..mappings.current().next().unwrap().as_ref().clone()
         };
         mappings.map(Arc::new(other), 20);
-        aggregate.add(&sample(1, 30), IMAGE, Some(&mappings), &mut raw);
+        aggregate.add(&sample(1, 30), IMAGE, Some(&mappings), &mut raw, &[RAN]);
         assert_eq!(aggregate.places.len(), 2);
         assert_eq!(aggregate.stacks.len(), 2);
     }
@@ -401,12 +504,12 @@ mod tests {
     fn lost_and_colliding_stacks_are_counted() {
         let mut raw = RawStacks::default();
         let mut aggregate = Aggregate::default();
-        aggregate.add(&sample(1, 10), IMAGE, None, &mut raw);
+        aggregate.add(&sample(1, 10), IMAGE, None, &mut raw, &[RAN]);
         assert_eq!(aggregate.stacks_lost, 1);
         raw.add(&header(1, 9, 6, 1), &[0x2004]);
         raw.add(&header(1, 9, 5, 1), &[0x1004]);
         assert_eq!(raw.collisions(), 1);
-        aggregate.add(&sample(1, 10), IMAGE, None, &mut raw);
+        aggregate.add(&sample(1, 10), IMAGE, None, &mut raw, &[RAN]);
         assert_eq!((aggregate.stacks_lost, raw.collisions()), (2, 2));
         assert_eq!(aggregate.samples(), 2, "the samples count all the same");
     }
@@ -419,5 +522,45 @@ mod tests {
         assert!(raw.get(1, 9, 5).is_some());
         raw.add(&header(3, 8, 5, 1), &[0x1004]);
         assert!(raw.get(1, 9, 5).is_none());
+    }
+
+    #[test]
+    fn what_is_pinned_outlives_its_epoch() {
+        let mut raw = RawStacks::default();
+        raw.add(&header(1, 9, 5, 1), &[0x1004]);
+        raw.add(&header(1, 7, 5, 1), &[0x1008]);
+        for epoch in 2..10 {
+            raw.pin([(1, 9)].into_iter());
+            raw.add(&header(epoch, 8, 5, 1), &[0x1004]);
+        }
+        assert!(raw.get(1, 9, 5).is_some() && raw.get(1, 7, 5).is_none());
+        raw.pin([].into_iter());
+        assert!(raw.get(1, 9, 5).is_some(), "its record may be under way");
+        raw.pin([].into_iter());
+        assert!(raw.get(1, 9, 5).is_none());
+    }
+
+    #[test]
+    fn time_is_stretched_to_what_it_was() {
+        let mut raw = RawStacks::default();
+        raw.add(&header(1, 9, 5, 1), &[0x1004]);
+        let mut aggregate = Aggregate::default();
+        for (state, time_ns) in
+            [(State::Running, 30.0), (State::Waiting, 50.0), (State::Waiting, 50.0)]
+        {
+            let measured = Measured { count: 1.0, time_ns };
+            let weighed = Weighed { state, system_call: 0, measured };
+            aggregate.add(&sample(1, 10), IMAGE, None, &mut raw, &[weighed]);
+        }
+        let threads = [((IMAGE.life, 7), ([60, 5, 0, 200], [0; 16]))].into();
+        aggregate.stretch(&threads);
+        let of = |state: State| {
+            let counts = aggregate.counts.iter().filter(|(key, _)| key.state == state);
+            counts.map(|(_, measured)| measured.time_ns).sum::<f64>()
+        };
+        assert_eq!(of(State::Running), 60.0);
+        assert_eq!(of(State::Waiting), 200.0);
+        assert_eq!(of(State::Runnable), 5.0, "of which no stack was taken");
+        assert_eq!(aggregate.counts.len(), 3);
     }
 }

@@ -2,9 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use profiler_ebpf::waits::State;
+
 use super::{
     Function, Kind, Line, Location, Mapping, Process, Profile, Sample, Window,
-    aggregate::{Aggregate, Code, Place},
+    aggregate::{Aggregate, Code, Key, Measured, Place},
+    reason,
 };
 use crate::{
     process::{LifeId, Table},
@@ -36,14 +39,17 @@ pub struct Builder<'a> {
 impl Builder<'_> {
     /// A profile for each process that was sampled.
     pub fn build(&self) -> Vec<Profile> {
-        let mut by_life: HashMap<LifeId, Vec<(u32, u32, u32, u64)>> = HashMap::new();
-        for (key, &count) in &self.aggregate.counts {
-            by_life.entry(key.life).or_default().push((key.stack, key.tid, key.thread, count));
+        let mut by_life: HashMap<LifeId, Vec<(Key, Measured)>> = HashMap::new();
+        for (&key, &measured) in &self.aggregate.counts {
+            by_life.entry(key.life).or_default().push((key, measured));
         }
         let mut profiles: Vec<_> = by_life
             .into_iter()
             .map(|(life, mut samples)| {
-                samples.sort_unstable();
+                samples.sort_unstable_by_key(|(key, _)| {
+                    let Key { life: _, stack, tid, thread, state, system_call } = *key;
+                    (stack, tid, thread, state as u32, system_call)
+                });
                 self.profile(life, &samples)
             })
             .collect();
@@ -51,28 +57,25 @@ impl Builder<'_> {
         profiles
     }
 
-    fn profile(&self, life: LifeId, samples: &[(u32, u32, u32, u64)]) -> Profile {
+    fn profile(&self, life: LifeId, samples: &[(Key, Measured)]) -> Profile {
         let process = self.process(life);
         let mut parts = Parts::new(self, life, &process);
         let mut stacks = HashMap::new();
         let period = self.window.period;
-        let samples = samples
+        let mut samples: Vec<Sample> = samples
             .iter()
-            .map(|&(stack, tid, thread, count)| {
-                let stack = *stacks.entry(stack).or_insert_with(|| parts.stack(stack));
-                let count = i64::try_from(count).unwrap_or(i64::MAX);
-                let nanoseconds = count.saturating_mul(i64::try_from(period).unwrap_or(i64::MAX));
-                Sample {
-                    stack,
-                    process: 0,
-                    tid,
-                    thread: Arc::clone(&self.aggregate.threads[thread as usize]),
-                    values: match self.window.kind {
-                        Kind::Cpu => [count, nanoseconds],
-                    },
-                }
+            .map(|(key, measured)| Sample {
+                stack: *stacks.entry(key.stack).or_insert_with(|| parts.stack(key.stack)),
+                process: 0,
+                tid: key.tid,
+                thread: Arc::clone(&self.aggregate.threads[key.thread as usize]),
+                state: self.state(key),
+                values: self.values(*measured),
             })
             .collect();
+        if self.window.kind != Kind::Cpu {
+            samples.retain(|sample| sample.values != [0; 2]);
+        }
         let Parts { mappings, locations, functions, stacks, .. } = parts;
         Profile {
             kind: self.window.kind,
@@ -88,6 +91,43 @@ impl Builder<'_> {
             outcomes: self.aggregate.outcomes.get(&life).copied().unwrap_or_default(),
             comments: self.window.comments.clone(),
         }
+    }
+
+    /// The values of a sample.
+    fn values(&self, measured: Measured) -> [i64; 2] {
+        let Measured { count, time_ns } = measured;
+        let period = self.window.period.max(1) as f64;
+        match self.window.kind {
+            // Each counts for a period, whatever it was measured at.
+            Kind::Cpu => [count as i64, (count * period) as i64],
+            // As often as a thread would have been seen by then.
+            Kind::Wall => [(time_ns / period).round() as i64, time_ns.round() as i64],
+            Kind::Block | Kind::Mutex => [count.round() as i64, time_ns.round() as i64],
+            Kind::Goroutine | Kind::Threadcreate => [count as i64; 2],
+        }
+    }
+
+    /// What a thread did, or waited for.
+    fn state(&self, key: &Key) -> Arc<str> {
+        match self.window.kind {
+            Kind::Cpu | Kind::Threadcreate => return "".into(),
+            Kind::Wall | Kind::Block | Kind::Mutex | Kind::Goroutine => {}
+        }
+        let places = &self.aggregate.stacks[key.stack as usize];
+        let names = |kernel: bool| {
+            let places = places.iter().map(|&place| &self.aggregate.places[place as usize]);
+            let places = places.filter(move |place| (place.code == Code::Kernel) == kernel);
+            let names = places.filter_map(|place| self.names(place));
+            names.flat_map(|names| names.iter()).map(|line| &*line.function)
+        };
+        let state = match key.state {
+            State::Running => "running",
+            State::Runnable => "runnable",
+            State::Throttled => "throttled",
+            State::Waiting if self.window.kind == Kind::Mutex => reason::of_wake(names(false)),
+            State::Waiting => reason::of_wait(names(true), key.system_call),
+        };
+        state.into()
     }
 
     fn process(&self, life: LifeId) -> Arc<Process> {
@@ -113,7 +153,7 @@ impl Builder<'_> {
                 self.symbolizer.file_names(mapping, offset)
             }
             Code::Generated(life, _) => self.symbolizer.perf_map_names(life, place.avma),
-            Code::Unmapped(_) | Code::Lost => None,
+            Code::Unmapped(_) | Code::Lost | Code::NotTaken => None,
         }
     }
 }
@@ -166,9 +206,26 @@ impl<'a> Parts<'a> {
 
     fn stack(&mut self, stack: u32) -> u32 {
         let places = &self.builder.aggregate.stacks[stack as usize];
+        let places = &places[self.of_ours(places)..];
         let locations = places.iter().map(|&place| self.location(place)).collect();
         self.stacks.push(locations);
         self.stacks.len() as u32 - 1
+    }
+
+    /// How many frames of a stack are those of the kernel calling our program, where it was taken
+    /// as a thread gave its CPU up: there they begin with `__schedule`.
+    fn of_ours(&self, places: &[u32]) -> usize {
+        /// They are few.
+        const MOST: usize = 16;
+        if self.builder.window.kind == Kind::Cpu {
+            return 0;
+        }
+        let mut places = places.iter().take(MOST);
+        let first = places.position(|&place| {
+            let names = self.builder.names(&self.builder.aggregate.places[place as usize]);
+            names.is_some_and(|names| names.iter().any(|it| it.function.starts_with("__schedule")))
+        });
+        first.unwrap_or(0)
     }
 
     fn location(&mut self, place_id: u32) -> u32 {
@@ -180,9 +237,10 @@ impl<'a> Parts<'a> {
         let mapping = self.mapping(place);
         let lines: Box<[Line]> = match builder.names(place) {
             Some(names) => names.iter().map(|name| self.line(name)).collect(),
-            None if place.code == Code::Lost => {
+            None if matches!(place.code, Code::Lost | Code::NotTaken) => {
+                let is_lost = place.code == Code::Lost;
                 let lost = NamedLine {
-                    function: "[stack lost]".into(),
+                    function: if is_lost { "[stack lost]" } else { "[stack not taken]" }.into(),
                     file: "".into(),
                     line: 0,
                     start_line: 0,
@@ -236,7 +294,7 @@ impl<'a> Parts<'a> {
                 let mapping = Arc::clone(self.builder.aggregate.mappings.get(&id)?);
                 Some(self.user_mapping(&mapping))
             }
-            Code::Unmapped(_) | Code::Lost => None,
+            Code::Unmapped(_) | Code::Lost | Code::NotTaken => None,
         }
     }
 

@@ -20,7 +20,7 @@ pub enum MergedName {
 }
 
 /// The profiles' samples in one profile, in the order of the profiles; those of equal stack,
-/// process and thread are added up. Outcomes are summed, comments united.
+/// process, thread and state are added up. Outcomes are summed, comments united.
 ///
 /// A file's mapping that several processes share becomes one, at the address where the first of
 /// them has it, and locations move with it: what a location is in its file stays the same.
@@ -113,6 +113,7 @@ impl Merger {
                 stack: stacks[sample.stack as usize],
                 process: processes[sample.process as usize],
                 thread: Arc::clone(&sample.thread),
+                state: Arc::clone(&sample.state),
                 ..*sample
             });
         }
@@ -228,16 +229,20 @@ impl Mappings {
     }
 }
 
+/// What a sample is of: stack, process, thread, the thread's name and state.
+type Which = (u32, u32, u32, Arc<str>, Arc<str>);
+
 #[derive(Default)]
 struct Samples {
     list: Vec<Sample>,
-    indices: HashMap<(u32, u32, u32, Arc<str>), u32>,
+    indices: HashMap<Which, u32>,
 }
 
 impl Samples {
     fn add(&mut self, sample: &Sample) {
-        let Sample { stack, process, tid, thread, values } = sample;
-        match self.indices.entry((*stack, *process, *tid, Arc::clone(thread))) {
+        let Sample { stack, process, tid, thread, state, values } = sample;
+        let (thread, state) = (Arc::clone(thread), Arc::clone(state));
+        match self.indices.entry((*stack, *process, *tid, thread, state)) {
             Entry::Occupied(known) => {
                 let sum = &mut self.list[*known.get() as usize].values;
                 for (sum, value) in sum.iter_mut().zip(values) {

@@ -7,6 +7,7 @@ pub mod frame;
 mod kernel_addresses;
 pub mod merge;
 pub mod pprof;
+mod reason;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod top;
@@ -18,17 +19,37 @@ use std::{
 };
 
 /// What was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Time on a CPU.
+    #[default]
     Cpu,
+    /// All time of all threads: on a CPU, waiting for one, or for something else.
+    Wall,
+    /// Time for which threads waited for something else than a CPU, by where they waited.
+    Block,
+    /// Time for which threads waited for a lock, by who held it.
+    Mutex,
+    /// What each thread does at a moment.
+    Goroutine,
+    /// Threads that were started.
+    Threadcreate,
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Cpu, Self::Wall, Self::Block, Self::Mutex, Self::Goroutine, Self::Threadcreate];
+
     /// The word users type and see in file names.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
+            Self::Wall => "wall",
+            Self::Block => "block",
+            Self::Mutex => "mutex",
+            Self::Goroutine => "goroutine",
+            Self::Threadcreate => "threadcreate",
         }
     }
 
@@ -36,19 +57,51 @@ impl Kind {
     pub fn sample_types(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Cpu => &[("samples", "count"), ("cpu", "nanoseconds")],
+            Self::Wall => &[("samples", "count"), ("wall", "nanoseconds")],
+            Self::Block | Self::Mutex => &[("contentions", "count"), ("delay", "nanoseconds")],
+            Self::Goroutine => &[("threads", "count")],
+            Self::Threadcreate => &[("threadcreate", "count")],
         }
+    }
+
+    /// The sample type that is shown unless asked otherwise, as (type, unit).
+    pub fn default_type(self) -> (&'static str, &'static str) {
+        *self.sample_types().last().unwrap_or(&("samples", "count"))
     }
 
     /// What a period counts, as (type, unit).
     pub fn period_type(self) -> (&'static str, &'static str) {
         match self {
             Self::Cpu => ("cpu", "nanoseconds"),
+            Self::Wall => ("wall", "nanoseconds"),
+            Self::Block | Self::Mutex => ("contentions", "count"),
+            Self::Goroutine => ("threads", "count"),
+            Self::Threadcreate => ("threadcreate", "count"),
         }
+    }
+
+    /// The label that says what a thread did, as [`Sample::state`] has it.
+    pub fn state_label(self) -> &'static str {
+        match self {
+            Self::Block | Self::Mutex => "reason",
+            Self::Cpu | Self::Wall | Self::Goroutine | Self::Threadcreate => "state",
+        }
+    }
+
+    /// Whether the CPUs have to be sampled for it.
+    pub fn samples_cpus(self) -> bool {
+        matches!(self, Self::Cpu | Self::Wall)
+    }
+
+    /// Whether it is looked at what all threads do at its begin.
+    pub fn looks_at_threads(self) -> bool {
+        matches!(self, Self::Wall | Self::Goroutine)
     }
 
     /// Index in [`Sample::values`] of how often something was seen.
     pub const COUNT: usize = 0;
-    /// Index in [`Sample::values`] of what is shown unless asked otherwise.
+    /// Index in [`Sample::values`] of what is shown unless asked otherwise; of a kind that has one
+    /// sample type, both are the same.
     pub const DEFAULT: usize = 1;
 }
 
@@ -73,7 +126,7 @@ pub struct Window {
 impl Window {
     /// What can be lost, as [`Window::losses`] and the comments call it. The first is all samples that
     /// should have been taken of a running process and are not there.
-    pub const LOSSES: [&'static str; 9] = [
+    pub const LOSSES: [&'static str; 11] = [
         "samples",
         "samples_missed",
         "samples_ring_full",
@@ -83,6 +136,8 @@ impl Window {
         "stack_id_collisions",
         "side_band",
         "forks",
+        "waits",
+        "threads",
     ];
 }
 
@@ -209,7 +264,9 @@ pub struct Sample {
     pub tid: u32,
     /// Thread's name.
     pub thread: Arc<str>,
-    /// One value per [`Kind::sample_types`].
+    /// What the thread did, or waited for; empty: it ran.
+    pub state: Arc<str>,
+    /// One value per [`Kind::sample_types`]; of a kind that has one, that twice.
     pub values: [i64; 2],
 }
 

@@ -15,7 +15,7 @@ use prost::Message as _;
 
 pub use decode::{DecodeError, decode};
 
-use super::{Kind, Profile};
+use super::Profile;
 
 /// The messages of `proto/profile.proto`.
 #[expect(unreachable_pub, reason = "generated code makes everything public")]
@@ -100,12 +100,19 @@ pub fn write(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
     }
     let labels: Vec<_> = profile.processes.iter().map(|it| Labels::of(it, &mut strings)).collect();
     let (tid, thread) = (strings.index("tid"), strings.index("thread"));
+    let types = profile.kind.sample_types().len();
+    let state = strings.index(profile.kind.state_label());
     for samples in profile.samples.chunks(CHUNK) {
         let sample = samples.iter().map(|sample| {
             let process = &labels[sample.process as usize];
             let thread_label = proto::Label {
                 key: thread,
                 str: strings.index(&sample.thread),
+                ..Default::default()
+            };
+            let state_label = proto::Label {
+                key: state,
+                str: strings.index(&sample.state),
                 ..Default::default()
             };
             let tid_label =
@@ -115,11 +122,11 @@ pub fn write(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
                     .iter()
                     .map(|&location| id_of(location))
                     .collect(),
-                value: sample.values.to_vec(),
+                value: sample.values.iter().rev().take(types).rev().copied().collect(),
                 label: process
                     .0
                     .iter()
-                    .chain([&tid_label, &thread_label])
+                    .chain([&tid_label, &thread_label, &state_label])
                     // A label without a value is none.
                     .filter(|label| label.str != 0 || label.num != 0)
                     .cloned()
@@ -150,7 +157,7 @@ fn header(profile: &Profile, strings: &mut Strings) -> proto::Profile {
         period: saturate(profile.period),
         time_nanos: nanoseconds(since_epoch),
         duration_nanos: nanoseconds(profile.duration),
-        default_sample_type: strings.index(kind.sample_types()[Kind::DEFAULT].0),
+        default_sample_type: strings.index(kind.default_type().0),
         comment: comments(profile).iter().map(|comment| strings.index(comment)).collect(),
         ..Default::default()
     }

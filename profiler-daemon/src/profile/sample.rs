@@ -83,6 +83,7 @@ pub(crate) fn program(pid: u32, comm: &str, base: u64) -> Profile {
         process: 0,
         tid: pid,
         thread: comm.into(),
+        state: "".into(),
         values: [count, count * 10_000_000],
     };
     Profile {
@@ -187,6 +188,7 @@ pub(crate) fn any_profile() -> impl Strategy<Value = Profile> {
                     process: process.index(processes.len()) as u32,
                     tid,
                     thread,
+                    state: "".into(),
                     values: [count, count * 10_000_000],
                 })
                 .collect();

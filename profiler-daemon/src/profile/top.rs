@@ -33,7 +33,7 @@ impl Top {
         top
     }
 
-    /// Counts the samples of `profile` too.
+    /// Counts the samples of `profile` too; of waits the kernel's functions are left out.
     pub fn add(&mut self, profile: &Profile) {
         let frames = self.frames(profile);
         let mut per_stack = vec![0_i64; profile.stacks.len()];
@@ -43,10 +43,17 @@ impl Top {
             let sum = &mut per_stack[sample.stack as usize];
             *sum = sum.saturating_add(value);
         }
+        let skips_kernel = !matches!(profile.kind, Kind::Cpu | Kind::Wall);
         // Which stack an entry was counted for last: what counts a recursion once.
         let mut counted_for = vec![usize::MAX; self.entries.len()];
         for (number, (stack, value)) in profile.stacks.iter().zip(per_stack).enumerate() {
-            let entries = stack.iter().flat_map(|&location| &frames[location as usize]);
+            // What waits does so in the kernel, always in the same functions: what led there counts.
+            let of_user = |location: &&u32| {
+                !skips_kernel || !profile.is_kernel(&profile.locations[**location as usize])
+            };
+            let has_user = stack.iter().any(|location| of_user(&location));
+            let shown = stack.iter().filter(|location| !has_user || of_user(location));
+            let entries = shown.flat_map(|&location| &frames[location as usize]);
             for (depth, &entry) in entries.enumerate() {
                 if depth == 0 {
                     let flat = &mut self.entries[entry].flat;

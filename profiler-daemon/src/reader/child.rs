@@ -24,7 +24,7 @@ use super::protocol::{PidList, reply, request};
 use super::sandbox::{self, SandboxError};
 use super::unwinder::Unwinder;
 use super::wire::WireError;
-use super::{surroundings, sys};
+use super::{stacks, surroundings, sys};
 
 /// First argument of a process that is to be a reader.
 pub const ARGUMENT: &str = "__reader";
@@ -222,6 +222,7 @@ impl Answer for Files {
             request::Kind::Surroundings(process) => {
                 Ok(reply::Kind::Surroundings(surroundings::read(process.pid)))
             }
+            request::Kind::Stacks(asked) => stacks::read(&asked).map(reply::Kind::Stacks),
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
             | request::Kind::NamePerfMap(_)

@@ -107,9 +107,10 @@ impl<T> Lane<T> {
         let id = self.next_id;
         self.next_id += 1;
         let deadline = match kind {
-            request::Kind::Pids(_) | request::Kind::Process(_) | request::Kind::Surroundings(_) => {
-                SHORT_DEADLINE
-            }
+            request::Kind::Pids(_)
+            | request::Kind::Process(_)
+            | request::Kind::Stacks(_)
+            | request::Kind::Surroundings(_) => SHORT_DEADLINE,
             _ => DEADLINE,
         };
         self.unsent.extend(encode_message(&Request { id, kind: Some(kind) })?);

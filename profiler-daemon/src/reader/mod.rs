@@ -30,6 +30,7 @@ mod processes;
 pub mod protocol;
 pub mod sandbox;
 mod seccomp;
+mod stacks;
 mod surroundings;
 mod sys;
 mod target_path;

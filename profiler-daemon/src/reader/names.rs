@@ -193,6 +193,7 @@ impl Answer for Namer {
             | request::Kind::Process(_)
             | request::Kind::Surroundings(_)
             | request::Kind::HoldPerfMap(_)
+            | request::Kind::Stacks(_)
             | request::Kind::Rest(_)
             | request::Kind::Open(_)
             | request::Kind::Unwind(_)

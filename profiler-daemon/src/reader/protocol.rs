@@ -4,7 +4,7 @@
 //! length, then that many bytes of protobuf. The core sends [`Request`]s with increasing ids and
 //! the reader answers each with one [`Reply`] of the same id, in order. There are four lanes:
 //!
-//! * the *files* lane: quick questions (`Pids`, `Process`, `Open`, `HoldPerfMap`), answered in microseconds
+//! * the *files* lane: quick questions (`Pids`, `Process`, `Stacks`, `Open`, `HoldPerfMap`), answered in microseconds
 //!   to milliseconds, so that a file is opened before a short-lived process is gone;
 //! * two *names* lanes: `NameFile`, `NameKernel`, `NamePerfMap`, which parse debug information and
 //!   may take seconds. Both know the same open files, and each keeps what it parsed to itself, so
@@ -45,14 +45,14 @@ pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// What is asked.
-    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: Option<request::Kind>,
 }
 
 /// The kinds of [`Request`].
 pub mod request {
     use super::{
-        NameFile, NameKernel, NamePerfMap, Open, Pids, Process, Rest, Unwind, UnwindDigest,
+        NameFile, NameKernel, NamePerfMap, Open, Pids, Process, Rest, Stacks, Unwind, UnwindDigest,
     };
 
     /// What is asked.
@@ -91,6 +91,9 @@ pub mod request {
         /// Give up what is kept between requests.
         #[prost(message, tag = "12")]
         Rest(Rest),
+        /// The stacks of a process's threads.
+        #[prost(message, tag = "13")]
+        Stacks(Stacks),
     }
 }
 
@@ -101,13 +104,15 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// The answer.
-    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub kind: Option<reply::Kind>,
 }
 
 /// The kinds of [`Reply`].
 pub mod reply {
-    use super::{FileInfo, Names, PidList, Process, ProcessInfo, Surroundings, UnwindTable};
+    use super::{
+        FileInfo, Names, PidList, Process, ProcessInfo, StackBytes, Surroundings, UnwindTable,
+    };
 
     /// The answer.
     #[derive(Clone, PartialEq, prost::Oneof)]
@@ -143,6 +148,9 @@ pub mod reply {
         /// To `Process`: it has ended.
         #[prost(message, tag = "11")]
         Gone(Process),
+        /// To `Stacks`.
+        #[prost(message, tag = "12")]
+        Stacks(StackBytes),
     }
 }
 
@@ -161,6 +169,34 @@ pub struct PidList {
 /// Asks a lane to give up what it keeps.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Rest {}
+
+/// Asks for the stacks of a process's threads, as they are while they are read.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Stacks {
+    /// The process.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// First avma of each, at most [`MAX_STACKS`].
+    #[prost(uint64, repeated, tag = "2")]
+    pub starts: Vec<u64>,
+    /// So many bytes of each; [`STACK_BYTES`] at most.
+    #[prost(uint32, tag = "3")]
+    pub bytes: u32,
+}
+
+/// Stacks as they were asked for: at most [`STACK_BYTES`] of each, none where it cannot be read.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StackBytes {
+    /// One for each start.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub stacks: Vec<Vec<u8>>,
+}
+
+/// The most stacks of one request.
+pub const MAX_STACKS: usize = 64;
+
+/// The most bytes of a stack.
+pub const STACK_BYTES: usize = 64 << 10;
 
 /// Asks for one process.
 #[derive(Clone, Copy, PartialEq, prost::Message)]

@@ -21,6 +21,39 @@ pub(super) fn ignore_termination_signals() {
     }
 }
 
+/// Reads a process's memory from an avma on, as far as it is there. Returns the number of bytes.
+pub(super) fn read_memory(pid: u32, start: u64, buffer: &mut [u8]) -> usize {
+    const PAGE: u64 = 4096;
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return 0 };
+    let end = start.saturating_add(buffer.len() as u64);
+    // What is read ends before the first part that is not there: parts are to be small.
+    let mut parts = Vec::with_capacity(buffer.len() / PAGE as usize + 2);
+    let mut at = start;
+    while at < end {
+        let next = ((at | (PAGE - 1)).saturating_add(1)).min(end);
+        parts
+            .push(libc::iovec { iov_base: at as *mut libc::c_void, iov_len: (next - at) as usize });
+        if next == u64::MAX {
+            break;
+        }
+        at = next;
+    }
+    let own = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the kernel writes into `buffer` alone, and no more than it holds; it checks the other
+    // process's addresses.
+    let count = unsafe {
+        libc::process_vm_readv(
+            pid,
+            &raw const own,
+            1,
+            parts.as_ptr(),
+            parts.len() as libc::c_ulong,
+            0,
+        )
+    };
+    usize::try_from(count).unwrap_or_default().min(buffer.len())
+}
+
 /// Gives freed heap memory back to the system.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]

@@ -2,25 +2,64 @@
 
 use std::collections::HashSet;
 
-use profiler_ebpf::{record::Sample, targets::Target};
+use profiler_ebpf::{
+    record::{Kind, Sample, Wait},
+    targets::Target,
+};
 
 use super::{
     RecordError, Recorder,
     collections::{CollectionId, Taken},
 };
 use crate::{
-    kernel::StackCopy,
+    kernel::{StackCopy, period_ns},
     process::LifeId,
-    profile::aggregate::{Code, comm_text},
+    profile::aggregate::{Code, Weighed, comm_text},
 };
+
+/// What waits until the side band of its time is here.
+pub(super) enum Queued {
+    Sample(Sample, Option<Box<StackCopy>>),
+    WaitCopy(Sample, Box<StackCopy>),
+    Wait(Kind, Box<Wait>),
+    Spawn(Sample),
+}
+
+impl Queued {
+    pub(super) fn time_ns(&self) -> u64 {
+        match self {
+            Self::Sample(sample, _) | Self::WaitCopy(sample, _) | Self::Spawn(sample) => {
+                sample.time_ns
+            }
+            Self::Wait(_, wait) => wait.sample.time_ns,
+        }
+    }
+}
 
 impl Recorder {
     /// Attributes the samples of up to `until_ns`, and those that wait for unwind tables.
     pub(super) fn attribute(&mut self, until_ns: u64) -> Result<(), RecordError> {
         let mut stacks: HashSet<_> = self.try_copies()?.into_iter().collect();
-        let is_old = |queued: &mut (Sample, _)| queued.0.time_ns <= until_ns;
-        while let Some((sample, copy)) = self.queue.pop_front_if(is_old) {
-            stacks.extend(self.attribute_sample(sample, copy)?);
+        for (kind, wait) in self.copies.take_complete() {
+            self.attribute_wait(kind, wait, &mut stacks)?;
+        }
+        let is_old = |queued: &mut Queued| queued.time_ns() <= until_ns;
+        while let Some(queued) = self.queue.pop_front_if(is_old) {
+            match queued {
+                Queued::Sample(sample, copy) => {
+                    stacks.extend(self.attribute_sample(sample, copy)?);
+                }
+                Queued::WaitCopy(sample, copy) => {
+                    self.copies.begin_wait(&sample);
+                    self.walk_wait(sample, copy);
+                }
+                Queued::Wait(kind, wait) => self.attribute_wait(kind, wait, &mut stacks)?,
+                Queued::Spawn(sample) => {
+                    let wait =
+                        Wait { sample, begin_ns: sample.time_ns, weight: 1, ..Wait::default() };
+                    self.attribute_wait(Kind::Spawn, Box::new(wait), &mut stacks)?;
+                }
+            }
         }
         self.want_names();
         self.touch(&stacks);
@@ -57,8 +96,9 @@ impl Recorder {
         let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
         let taken = Taken { time_ns, cpu: sample.cpu, life: self.table.life(image.life) };
         let mut first = None;
-        for (id, aggregate) in self.collections.of(&taken) {
-            let (stack, covered) = aggregate.add(&sample, image, mappings, &mut self.raw);
+        for (id, hertz, aggregate) in self.collections.of(&taken) {
+            let weighed = [Weighed::running(period_ns(hertz))];
+            let (stack, covered) = aggregate.add(&sample, image, mappings, &mut self.raw, &weighed);
             first.get_or_insert((id, stack, covered));
         }
         let Some((id, stack, covered)) = first else {
@@ -90,14 +130,14 @@ impl Recorder {
                             symbolizer.want_perf_map(life, place.avma);
                         }
                     }
-                    Code::Unmapped(_) | Code::Lost => {}
+                    Code::Unmapped(_) | Code::Lost | Code::NotTaken => {}
                 }
             }
         }
     }
 
     /// Whether a sampled process is asked for; the kernel side is told, so that it asks no more.
-    fn is_profiled(
+    pub(super) fn is_profiled(
         &mut self,
         id: LifeId,
         start_ns: u64,

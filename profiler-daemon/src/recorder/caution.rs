@@ -42,10 +42,13 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::process::Filter;
+    use crate::{process::Filter, profile::Kind};
 
     fn settings(hertz: u64) -> Settings {
         Settings {
+            kinds: vec![Kind::Cpu],
+            closeness: Default::default(),
+            may_wait: false,
             hertz,
             most_hertz: hertz,
             event: Event::CpuClock,

@@ -6,14 +6,17 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use profiler_ebpf::record::Wait;
+
 use super::{
     clock,
     requests::{Request, Scope},
+    waits::{Stock, Threads},
 };
 use crate::{
     kernel::Losses,
-    process::{Life, LifeId},
-    profile::{Profile, Window, aggregate::Aggregate},
+    process::{Life, LifeId, Table},
+    profile::{Kind, Profile, Window, aggregate::Aggregate},
 };
 
 /// What was counted as lost since sampling began.
@@ -33,13 +36,28 @@ impl Counted {
     }
 }
 
+/// Whether threads are looked at for a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LookFor {
+    Wanted,
+    Begun,
+    /// Or not any more.
+    Nothing,
+}
+
 /// Tells a collection from all others.
 pub(super) type CollectionId = u64;
 
 /// Samples that are added up.
 pub(super) struct Collection {
     pub(super) id: CollectionId,
+    pub(super) kind: Kind,
     pub(super) aggregate: Aggregate,
+    /// Of a kind that has to do with waits.
+    pub(super) threads: Threads,
+    /// What else is to be said of it: comments.
+    pub(super) notes: Vec<String>,
+    look: LookFor,
     pub(super) start: SystemTime,
     /// Samples per second and CPU.
     pub(super) hertz: u64,
@@ -73,10 +91,31 @@ impl Collection {
 
     /// Whether it takes a sample of a process that was taken at `rate` Hz. Ask once for each.
     fn takes(&mut self, sample: &Taken<'_>, rate: u64) -> bool {
-        (self.from_ns..self.until_ns).contains(&sample.time_ns)
-            && sample.life.is_none_or(|life| self.is_asked_for(life))
-            && (sample.life.is_some() || (self.scope == Scope::All && self.viewer.is_none()))
+        self.kind.samples_cpus()
+            && (self.from_ns..self.until_ns).contains(&sample.time_ns)
+            && self.is_of(sample.life)
             && self.thinner.takes(sample.cpu, self.hertz, rate)
+    }
+
+    /// Whether a wait that is over is of it: of wall time each part, of other kinds the whole where
+    /// it ends.
+    fn takes_wait(&self, kind: Kind, ended: &Taken<'_>, wait: &Wait) -> bool {
+        let is_in_time = match kind {
+            Kind::Wall => {
+                wait.begin_ns < self.until_ns
+                    && ended.time_ns > self.from_ns
+                    && !self.threads.has_counted(wait)
+            }
+            _ => (self.from_ns..self.until_ns).contains(&ended.time_ns),
+        };
+        self.kind == kind && is_in_time && self.is_of(ended.life)
+    }
+
+    fn is_of(&self, life: Option<&Life>) -> bool {
+        match life {
+            Some(life) => self.is_asked_for(life),
+            None => self.scope == Scope::All && self.viewer.is_none(),
+        }
     }
 
     fn is_asked_for(&self, life: &Life) -> bool {
@@ -92,7 +131,9 @@ impl Collection {
     /// Whether all its samples are here, if those from before `attributed_ns` are but for those
     /// that wait, the oldest of which is of `oldest_ns`.
     pub(super) fn is_whole(&self, attributed_ns: u64, oldest_ns: Option<u64>) -> bool {
-        attributed_ns >= self.until_ns && oldest_ns.is_none_or(|oldest| oldest >= self.until_ns)
+        matches!(self.look, LookFor::Nothing)
+            && attributed_ns >= self.until_ns
+            && oldest_ns.is_none_or(|oldest| oldest >= self.until_ns)
     }
 
     /// How many of its places wait for names.
@@ -139,7 +180,9 @@ impl Thinner {
 pub(super) struct Collections {
     all: Vec<Collection>,
     next_id: CollectionId,
-    /// That of windows, in Hz.
+    /// What windows are of.
+    window_kinds: Vec<Kind>,
+    /// Their rate, in Hz.
     window_hertz: u64,
     /// Rates in Hz, and since when: boot-time clock. Newest last.
     rates: VecDeque<(u64, u64)>,
@@ -149,16 +192,25 @@ pub(super) struct Collections {
 const RATES: usize = 64;
 
 impl Collections {
-    /// With a first window, which is open.
-    pub(super) fn new(hertz: u64) -> Self {
-        let rates = VecDeque::from([(0, hertz)]);
-        let mut collections = Self { all: Vec::new(), next_id: 0, window_hertz: hertz, rates };
-        collections.add(Scope::All, hertz, None, None, Counted::default());
+    /// With first windows, one of each kind, which are open.
+    pub(super) fn new(hertz: u64, kinds: &[Kind]) -> Self {
+        let mut collections = Self {
+            all: Vec::new(),
+            next_id: 0,
+            window_kinds: kinds.to_vec(),
+            window_hertz: hertz,
+            rates: VecDeque::new(),
+        };
+        for &kind in kinds {
+            collections.add(kind, Scope::All, hertz, None, None, Counted::default());
+        }
+        collections.rates.push_back((0, collections.wanted_rate()));
         collections
     }
 
     fn add(
         &mut self,
+        kind: Kind,
         scope: Scope,
         hertz: u64,
         duration: Option<Duration>,
@@ -170,7 +222,11 @@ impl Collections {
         let length_ns = duration.map_or(u64::MAX, |duration| duration.as_nanos() as u64);
         self.all.push(Collection {
             id: self.next_id,
+            kind,
             aggregate: Aggregate::default(),
+            threads: Threads::default(),
+            notes: Vec::new(),
+            look: if kind.looks_at_threads() { LookFor::Wanted } else { LookFor::Nothing },
             start: SystemTime::now(),
             hertz,
             reply,
@@ -199,18 +255,114 @@ impl Collections {
         }
     }
 
-    /// Ends the open window, and opens the next.
-    pub(super) fn next_window(&mut self, counted: Counted) {
-        let mut ended_ns = None;
-        for open in self.all.iter_mut().filter(|it| it.reply.is_none() && it.ended.is_none()) {
-            end(open, counted, &self.rates);
-            ended_ns = Some(open.until_ns);
+    /// The open windows, or what is asked for and over, and with `all` what is not: what ends now.
+    pub(super) fn ending(&self, windows: bool, all: bool) -> HashSet<CollectionId> {
+        let now_ns = clock::boot_ns();
+        let ends = |it: &&Collection| {
+            it.ended.is_none()
+                && if it.reply.is_none() { windows } else { all || it.until_ns <= now_ns }
+        };
+        self.all.iter().filter(ends).map(|it| it.id).collect()
+    }
+
+    /// Ends those. What threads did is as in `stock`.
+    pub(super) fn end(
+        &mut self,
+        ends: &HashSet<CollectionId>,
+        counted: Counted,
+        stock: &Stock,
+        table: &Table,
+    ) {
+        let now_ns = clock::boot_ns();
+        for it in self.all.iter_mut().filter(|it| ends.contains(&it.id)) {
+            end(it, now_ns, counted, &self.rates);
+            let mut threads = std::mem::take(&mut it.threads);
+            threads.close(stock, |id| it.is_of(table.life(id)));
+            it.threads = threads;
         }
-        self.add(Scope::All, self.window_hertz, None, None, counted);
+    }
+
+    /// Opens the windows that follow those that have just ended.
+    pub(super) fn next_windows(&mut self, counted: Counted, stock: &Stock) {
+        let ended = self.all.iter().filter(|it| it.reply.is_none() && it.ended.is_some());
         // Between the two no sample is lost, and none counted twice.
-        if let (Some(next), Some(ended_ns)) = (self.all.last_mut(), ended_ns) {
-            next.from_ns = ended_ns;
+        let ended_ns = ended.map(|it| it.until_ns).max();
+        for kind in self.window_kinds.clone() {
+            let next = self.add(kind, Scope::All, self.window_hertz, None, None, counted);
+            next.threads = Threads::at_begin(stock);
+            next.from_ns = ended_ns.unwrap_or(next.from_ns);
         }
+    }
+
+    /// Those of which waits count.
+    pub(super) fn of_wait<'a>(
+        &'a mut self,
+        kind: Kind,
+        ended: &'a Taken<'a>,
+        wait: &'a Wait,
+    ) -> impl Iterator<Item = (CollectionId, (u64, u64), &'a mut Aggregate)> {
+        let takers = self.all.iter_mut().filter(move |it| it.takes_wait(kind, ended, wait));
+        takers.map(|it| (it.id, (it.from_ns, it.until_ns), &mut it.aggregate))
+    }
+
+    /// What some know of threads.
+    pub(super) fn threads_of(
+        &mut self,
+        ids: &HashSet<CollectionId>,
+    ) -> impl Iterator<Item = &mut Threads> {
+        self.all.iter_mut().filter(|it| ids.contains(&it.id)).map(|it| &mut it.threads)
+    }
+
+    /// What those know of threads that a thread which ended at a time is of.
+    pub(super) fn open_threads<'a>(
+        &'a mut self,
+        life: Option<&'a Life>,
+        time_ns: u64,
+    ) -> impl Iterator<Item = &'a mut Threads> {
+        let is_of = move |it: &&mut Collection| {
+            (it.from_ns..it.until_ns).contains(&time_ns) && it.is_of(life)
+        };
+        self.all.iter_mut().filter(is_of).map(|it| &mut it.threads)
+    }
+
+    /// Those for which threads are to be looked at from now on: their kinds, and their begins on the
+    /// boot-time clock.
+    pub(super) fn take_wanted_looks(&mut self) -> Vec<(CollectionId, Kind, u64)> {
+        let wanted = self.all.iter_mut().filter(|it| it.look == LookFor::Wanted);
+        let begin = wanted.map(|it| {
+            it.look = LookFor::Begun;
+            (it.id, it.kind, it.from_ns)
+        });
+        begin.collect()
+    }
+
+    /// Whether a collection asks for a process.
+    pub(super) fn asks_for(&self, id: CollectionId, life: Option<&Life>) -> bool {
+        self.all.iter().any(|it| it.id == id && it.is_of(life))
+    }
+
+    /// A look at threads is over: it took so long, and these wait for each other.
+    pub(super) fn looked(&mut self, id: CollectionId, took: Duration, cycles: &[Vec<u32>]) {
+        let now_ns = clock::boot_ns();
+        for it in self.all.iter_mut().filter(|it| it.id == id) {
+            it.look = LookFor::Nothing;
+            if it.kind != Kind::Goroutine {
+                continue;
+            }
+            it.notes.push(format!("looked_for_ms={}", took.as_millis()));
+            it.notes.extend(cycles.iter().map(|cycle| {
+                let tids: Vec<_> = cycle.iter().chain(cycle.first()).map(u32::to_string).collect();
+                format!("deadlock: thread {}", tids.join(" waits for a lock that has thread "))
+            }));
+            if it.reply.is_some() {
+                it.until_ns = it.until_ns.min(now_ns);
+            }
+        }
+    }
+
+    /// The kinds that are being recorded.
+    pub(super) fn wanted_kinds(&self) -> HashSet<Kind> {
+        self.all.iter().filter(|it| it.ended.is_none()).map(|it| it.kind).collect()
     }
 
     /// The rate of windows that begin from now on.
@@ -236,9 +388,12 @@ impl Collections {
         request: Request,
         members: HashSet<LifeId>,
         before: Counted,
+        stock: &Stock,
     ) -> &mut Aggregate {
-        let Request { scope, hertz, duration, addresses: _, viewer, tag, started, reply } = request;
-        let collection = self.add(scope, hertz, Some(duration), Some(reply), before);
+        let Request { kind, scope, hertz, duration, addresses: _, viewer, tag, started, reply } =
+            request;
+        let collection = self.add(kind, scope, hertz, Some(duration), Some(reply), before);
+        collection.threads = Threads::at_begin(stock);
         (collection.viewer, collection.tag, collection.members) = (viewer, tag, members);
         if let Some(started) = started {
             // Whoever asked may have gone.
@@ -292,19 +447,9 @@ impl Collections {
         self.all.iter().any(|it| it.reply.is_some() && it.ended.is_none() && it.until_ns <= now_ns)
     }
 
-    /// Ends what was asked for and is over; `all`: or not.
-    pub(super) fn end_requests(&mut self, counted: Counted, all: bool) {
-        let now_ns = clock::boot_ns();
-        for it in &mut self.all {
-            if it.reply.is_some() && it.ended.is_none() && (all || it.until_ns <= now_ns) {
-                end(it, counted, &self.rates);
-            }
-        }
-    }
-
     /// The rate that all need.
     pub(super) fn wanted_rate(&self) -> u64 {
-        let open = self.all.iter().filter(|it| it.ended.is_none());
+        let open = self.all.iter().filter(|it| it.ended.is_none() && it.kind.samples_cpus());
         open.map(|it| it.hertz).max().unwrap_or(1)
     }
 
@@ -321,11 +466,11 @@ impl Collections {
         }
     }
 
-    /// Those that take a sample. Ask once for each.
+    /// Those that take a sample, and their rates in Hz. Ask once for each.
     pub(super) fn of<'a>(
         &'a mut self,
         sample: &'a Taken<'a>,
-    ) -> impl Iterator<Item = (CollectionId, &'a mut Aggregate)> {
+    ) -> impl Iterator<Item = (CollectionId, u64, &'a mut Aggregate)> {
         let mut rates = self.rates.iter().rev();
         let rate = rates.find(|(from_ns, _)| *from_ns <= sample.time_ns);
         let rate = rate.or(self.rates.front()).map_or(1, |(_, hertz)| *hertz);
@@ -333,13 +478,19 @@ impl Collections {
             .all
             .iter_mut()
             .filter_map(move |collection| collection.takes(sample, rate).then_some(collection));
-        takers.map(|collection| (collection.id, &mut collection.aggregate))
+        takers.map(|collection| (collection.id, collection.hertz, &mut collection.aggregate))
     }
 
     /// What was added up in one, if it is still there.
     pub(super) fn get(&self, id: CollectionId) -> Option<&Aggregate> {
         let mut all = self.all.iter();
         all.find(|collection| collection.id == id).map(|collection| &collection.aggregate)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn get_mut(&mut self, id: CollectionId) -> Option<&mut Aggregate> {
+        let mut all = self.all.iter_mut();
+        all.find(|collection| collection.id == id).map(|collection| &mut collection.aggregate)
     }
 
     /// What was added up in each.
@@ -375,8 +526,8 @@ impl Collections {
     }
 }
 
-fn end(collection: &mut Collection, counted: Counted, rates: &VecDeque<(u64, u64)>) {
-    collection.until_ns = collection.until_ns.min(clock::boot_ns());
+fn end(collection: &mut Collection, now_ns: u64, counted: Counted, rates: &VecDeque<(u64, u64)>) {
+    collection.until_ns = collection.until_ns.min(now_ns);
     collection.lost = counted.since(&collection.before);
     let taken = mean_rate(rates, collection.from_ns, collection.until_ns);
     collection.share = (collection.hertz as f64 / taken).min(1.0);
@@ -402,15 +553,22 @@ mod tests {
 
     fn ids(collections: &mut Collections, time_ns: u64) -> Vec<CollectionId> {
         let taken = Taken { time_ns, cpu: 0, life: None };
-        collections.of(&taken).map(|(id, _)| id).collect()
+        collections.of(&taken).map(|(id, ..)| id).collect()
+    }
+
+    fn next_window(collections: &mut Collections) {
+        let ends = collections.ending(true, false);
+        let table = Table::new(Default::default());
+        collections.end(&ends, Counted::default(), &Stock::default(), &table);
+        collections.next_windows(Counted::default(), &Stock::default());
     }
 
     #[test]
     fn a_late_sample_belongs_to_the_window_of_its_time() {
-        let mut collections = Collections::new(99);
+        let mut collections = Collections::new(99, &[Kind::Cpu]);
         collections.begin();
-        collections.next_window(Counted::default());
-        collections.next_window(Counted::default());
+        next_window(&mut collections);
+        next_window(&mut collections);
         let from_ns: Vec<_> = collections.all.iter().map(|it| it.from_ns).collect();
         assert_eq!(ids(&mut collections, from_ns[0]), [0]);
         assert_eq!(ids(&mut collections, from_ns[1] - 1), [0]);
@@ -447,9 +605,10 @@ mod tests {
     #[test]
     fn children_belong_to_the_tree_that_asks_for_them() {
         for follow in [true, false] {
-            let mut collections = Collections::new(19);
+            let mut collections = Collections::new(19, &[Kind::Cpu]);
             let (reply, _answer) = tokio::sync::oneshot::channel();
             let request = Request {
+                kind: Kind::Cpu,
                 scope: Scope::Tree([1].into(), follow),
                 hertz: 19,
                 duration: Duration::from_secs(9),
@@ -460,7 +619,7 @@ mod tests {
                 reply,
             };
             let members = HashSet::from([LifeId(1)]);
-            collections.request(request, members, Counted::default());
+            collections.request(request, members, Counted::default(), &Stock::default());
             for (parent, child) in [(1, 2), (2, 3), (8, 9)] {
                 collections.forked(LifeId(parent), LifeId(child));
             }
@@ -472,9 +631,10 @@ mod tests {
 
     #[test]
     fn the_rate_is_the_highest_that_is_asked_for() {
-        let mut collections = Collections::new(19);
+        let mut collections = Collections::new(19, &[Kind::Cpu]);
         let (reply, answer) = tokio::sync::oneshot::channel();
         let request = Request {
+            kind: Kind::Cpu,
             scope: Scope::Pid(1),
             hertz: 499,
             duration: Duration::from_secs(9),
@@ -484,7 +644,7 @@ mod tests {
             started: None,
             reply,
         };
-        collections.request(request, HashSet::new(), Counted::default());
+        collections.request(request, HashSet::new(), Counted::default(), &Stock::default());
         assert_eq!(collections.wanted_rate(), 499);
         assert!(!collections.is_any_over());
         collections.cut_short(8);

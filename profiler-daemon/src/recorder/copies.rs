@@ -1,8 +1,10 @@
 //! Samples whose stacks were copied: walked here, when the unwind tables that the kernel side lacked
 //! have come.
 
+use std::collections::{HashMap, HashSet};
+
 use profiler_ebpf::{
-    record::{MAX_USER_FRAMES, Sample, StackHeader},
+    record::{Kind, MAX_USER_FRAMES, Sample, StackHeader, Wait},
     unwind::{Outcome, Step, rule::Rule, walk::Walk},
 };
 
@@ -33,11 +35,49 @@ pub(crate) fn return_address(pc: u64, walk: &Walk) -> u64 {
 pub(super) struct Copies {
     waiting: Vec<Copied>,
     bytes: usize,
+    /// IDs of stacks of waits that wait.
+    of_waits: HashSet<u64>,
+    /// How the walks of such stacks ended, until their waits are over.
+    ended: HashMap<u64, Outcome>,
+    /// Waits that are over before their stacks are walked.
+    held: Vec<(Kind, Box<Wait>)>,
 }
 
 impl Copies {
     pub(super) const fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// A stack of a wait has come.
+    pub(super) fn begin_wait(&mut self, sample: &Sample) {
+        self.of_waits.insert(sample.user_stack);
+    }
+
+    /// Takes a wait if it has to wait for its stack to be walked; else it comes back.
+    pub(super) fn hold(&mut self, kind: Kind, wait: Box<Wait>) -> Option<Box<Wait>> {
+        if !self.of_waits.contains(&wait.sample.user_stack) {
+            return Some(wait);
+        }
+        self.held.push((kind, wait));
+        None
+    }
+
+    /// Waits whose stacks are walked by now.
+    pub(super) fn take_complete(&mut self) -> Vec<(Kind, Box<Wait>)> {
+        let of_waits = &self.of_waits;
+        let is_walked =
+            |(_, wait): &mut (Kind, Box<Wait>)| !of_waits.contains(&wait.sample.user_stack);
+        self.held.extract_if(.., is_walked).collect()
+    }
+
+    /// How the walk of a wait's stack ended, if it was walked here.
+    pub(super) fn outcome(&self, stack: u64) -> Option<Outcome> {
+        self.ended.get(&stack).copied()
+    }
+
+    /// A wait is over: nothing more will be asked of its stack.
+    pub(super) fn forget(&mut self, stack: u64) {
+        self.ended.remove(&stack);
     }
 
     /// Boot-time clock of the oldest sample that waits, in nanoseconds.
@@ -47,7 +87,8 @@ impl Copies {
 }
 
 /// Why a stack cannot be walked yet.
-enum Lacking {
+#[derive(Clone, Copy)]
+pub(super) enum Lacking {
     /// A file's table.
     Table(FileKey),
     /// A mapping, or the file behind it.
@@ -83,31 +124,79 @@ impl Recorder {
                 true
             }
             Err(lacking) => {
-                if let Lacking::Table(key) = lacking
-                    && self.tables.touch(&key)
-                {
-                    self.symbolizer.want_table(key);
-                }
-                let size = copy.size_bytes();
-                if sample.time_ns.saturating_add(PATIENCE_NS) <= clock::boot_ns()
-                    || self.copies.bytes + size > MAX_BYTES
-                {
+                if !self.waits(lacking, *sample, &copy) {
                     return true;
                 }
-                self.copies.bytes += size;
                 self.copies.waiting.push(Copied { sample: *sample, copy });
                 false
             }
         }
     }
 
+    /// Walks the stack of a wait; if something is lacking, it waits for that.
+    pub(super) fn walk_wait(&mut self, sample: Sample, copy: Box<StackCopy>) {
+        let Sample { pid, start_ns, exec_id, time_ns, .. } = sample;
+        let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
+        match self.walk(image, time_ns, &copy) {
+            Ok((frames, outcome)) => self.walked(&sample, &frames, outcome),
+            Err(lacking) => {
+                if self.waits(lacking, sample, &copy) {
+                    self.copies.waiting.push(Copied { sample, copy });
+                } else {
+                    self.walked(&sample, &[copy.walk_registers().pc], Outcome::NoMapping);
+                }
+            }
+        }
+    }
+
+    /// The stack of a wait is as good as it gets.
+    fn walked(&mut self, sample: &Sample, frames: &[u64], outcome: Outcome) {
+        /// Some waits never end.
+        const MOST: usize = 1 << 16;
+        let header = StackHeader {
+            epoch: sample.epoch,
+            id: sample.user_stack,
+            check: sample.user_check,
+            frames: frames.len() as u32,
+            ..StackHeader::default()
+        };
+        self.raw.add(&header, frames);
+        self.copies.of_waits.remove(&sample.user_stack);
+        if self.copies.ended.len() >= MOST {
+            self.copies.ended.clear();
+        }
+        self.copies.ended.insert(sample.user_stack, outcome);
+    }
+
+    /// Asks for what a walk lacks; `false`: it is not waited for.
+    fn waits(&mut self, lacking: Lacking, sample: Sample, copy: &StackCopy) -> bool {
+        if let Lacking::Table(key) = lacking
+            && self.tables.touch(&key)
+        {
+            self.symbolizer.want_table(key);
+        }
+        let size = copy.size_bytes();
+        if sample.time_ns.saturating_add(PATIENCE_NS) <= clock::boot_ns()
+            || self.copies.bytes + size > MAX_BYTES
+        {
+            return false;
+        }
+        self.copies.bytes += size;
+        true
+    }
+
     /// Attributes those that wait, if all that they need is there by now. Returns where
     /// they went, and the indices of their stacks there.
     pub(super) fn try_copies(&mut self) -> Result<Vec<(CollectionId, u32)>, RecordError> {
-        let Copies { waiting, .. } = std::mem::take(&mut self.copies);
+        let waiting = std::mem::take(&mut self.copies.waiting);
+        self.copies.bytes = 0;
         let mut stacks = Vec::new();
         for Copied { sample, copy } in waiting {
-            stacks.extend(self.attribute_sample(sample, Some(copy))?);
+            if sample.kind == Kind::WaitCopy as u32 {
+                self.walk_wait(sample, copy);
+            } else {
+                stacks.extend(self.attribute_sample(sample, Some(copy))?);
+            }
         }
         Ok(stacks)
     }
@@ -119,15 +208,19 @@ impl Recorder {
             .partition(|copied| copied.sample.epoch < epoch);
         self.copies.bytes = waiting.iter().map(|copied| copied.copy.size_bytes()).sum();
         self.copies.waiting = waiting;
-        for Copied { sample, .. } in old {
-            self.attribute_sample(sample, None)?;
+        for Copied { sample, copy } in old {
+            if sample.kind == Kind::WaitCopy as u32 {
+                self.walked(&sample, &[copy.walk_registers().pc], Outcome::NoMapping);
+            } else {
+                self.attribute_sample(sample, None)?;
+            }
         }
         self.want_names();
         Ok(())
     }
 
     /// Walks a stack as the kernel side does (`profiler-ebpf/src/user_stack.rs`).
-    fn walk(
+    pub(super) fn walk(
         &self,
         image: ImageRef,
         time_ns: u64,

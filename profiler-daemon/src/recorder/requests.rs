@@ -4,10 +4,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::{RecordError, Recorder, clock};
+use super::{RecordError, Recorder, clock, waits::Stock};
 use crate::{
     process::Life,
-    profile::{Process, Profile, Window},
+    profile::{Kind, Process, Profile, Window},
 };
 
 /// Which processes somebody asks for.
@@ -41,6 +41,8 @@ impl Scope {
 /// What somebody asks for.
 #[derive(Debug)]
 pub struct Request {
+    /// What is to be measured.
+    pub kind: Kind,
     /// Of which processes.
     pub scope: Scope,
     /// Samples per second and CPU, in Hz.
@@ -59,6 +61,9 @@ pub struct Request {
     pub reply: oneshot::Sender<(Window, Vec<Profile>)>,
 }
 
+/// How long threads are looked at, at most.
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
+
 /// The most that one request has named: addresses, in each of its processes.
 const MOST_PLACES: usize = 64 << 10;
 
@@ -68,7 +73,13 @@ impl Recorder {
         let addresses = std::mem::take(&mut request.addresses);
         if addresses.is_empty() {
             request.hertz = request.hertz.clamp(1, self.settings.most_hertz);
-            self.set_rate(self.collections.rate().max(request.hertz))?;
+            let kind = request.kind;
+            if kind.samples_cpus() {
+                self.set_rate(self.collections.rate().max(request.hertz))?;
+            }
+            let waits = self.settings.closeness.waits(&[kind].into());
+            self.sampler.set_waits(self.sampler.waits().and(waits))?;
+            let stock = self.stock()?;
             let before = self.counted()?;
             let there = self.table.lives().filter(|life| life.is_there());
             let members = match &request.scope {
@@ -77,14 +88,19 @@ impl Recorder {
                 }
                 _ => HashSet::new(),
             };
-            self.collections.request(request, members, before);
+            if kind == Kind::Goroutine {
+                // It takes as long as it takes.
+                request.duration = LONGEST_LOOK;
+            }
+            self.collections.request(request, members, before, &stock);
             return Ok(());
         }
         let time_ns = clock::boot_ns();
         let (scope, viewer) = (request.scope.clone(), request.viewer);
         request.duration = Duration::ZERO;
         let before = self.counted()?;
-        let aggregate = self.collections.request(request, HashSet::new(), before);
+        let stock = Stock::default();
+        let aggregate = self.collections.request(request, HashSet::new(), before, &stock);
         let is_seen = |life: &&Life| viewer.is_none_or(|uid| life.process.viewer_uid == uid);
         let lives = self.table.lives().filter(|life| life.is_there() && scope.has(&life.process));
         // The kernel's are the same for all.
@@ -102,11 +118,14 @@ impl Recorder {
     pub(super) fn end_requests(&mut self) -> Result<(), RecordError> {
         let mut changed = self.collections.forget_abandoned();
         if self.collections.is_any_over() {
-            let counted = self.counted()?;
-            self.collections.end_requests(counted, false);
+            self.end(false, false)?;
             self.symbolizer.retry_perf_maps();
             changed = true;
         }
-        if changed { self.set_rate(self.collections.wanted_rate()) } else { Ok(()) }
+        if changed {
+            self.set_rate(self.collections.wanted_rate())?;
+            self.follow_kinds()?;
+        }
+        Ok(())
     }
 }

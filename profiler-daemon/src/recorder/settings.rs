@@ -5,12 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Limits;
-use crate::{kernel, process::Filter};
+use super::{Closeness, Limits};
+use crate::{kernel, process::Filter, profile::Kind};
 
 /// What is to be recorded.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What windows are of.
+    pub kinds: Vec<Kind>,
+    /// How closely it is looked at what waits.
+    pub closeness: Closeness,
+    /// Waits may be recorded: one of the kinds, or of a request, has to do with them.
+    pub may_wait: bool,
     /// Samples per second and CPU, in Hz.
     pub hertz: u64,
     /// The most of them that a [`super::Request`] gets.

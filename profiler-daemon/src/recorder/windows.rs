@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
-    News, RecordError, Recorder, clock,
+    Closeness, News, RecordError, Recorder, clock,
     collections::{Collection, Counted},
+    waits::Threads,
 };
 use crate::{
     kernel::period_ns,
@@ -30,14 +31,27 @@ const NAMING_ASKED_LONGEST: Duration = Duration::from_secs(20);
 
 impl Recorder {
     pub(super) fn close_window(&mut self) -> Result<(), RecordError> {
-        let counted = self.counted()?;
-        self.collections.next_window(counted);
-        if self.stopping {
-            self.collections.end_requests(counted, true);
-        }
+        self.end(true, self.stopping)?;
         self.symbolizer.retry_perf_maps();
         if !self.stopping {
             self.next_epoch()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the open windows, or what is asked for and over, and with `all` what is not.
+    pub(super) fn end(&mut self, windows: bool, all: bool) -> Result<(), RecordError> {
+        let counted = self.counted()?;
+        let ends = self.collections.ending(windows, all);
+        let stock = self.stock()?;
+        if !stock.is_empty() {
+            // The stacks of what waits may still be on their way.
+            self.drain();
+            self.count_open_waits(&stock, &ends);
+        }
+        self.collections.end(&ends, counted, &stock, &self.table);
+        if windows && !self.stopping {
+            self.collections.next_windows(counted, &stock);
         }
         Ok(())
     }
@@ -88,7 +102,7 @@ impl Recorder {
                         symbolizer.is_file_pending(id, mapping.file_offset_of(place.avma))
                     }),
                     Code::Generated(life, _) => symbolizer.is_perf_map_pending(life, place.avma),
-                    Code::Unmapped(_) | Code::Lost => false,
+                    Code::Unmapped(_) | Code::Lost | Code::NotTaken => false,
                 });
                 let patience = if collection.reply.is_some() {
                     (NAMING_ASKED + collection.duration() / 2).min(NAMING_ASKED_LONGEST)
@@ -102,6 +116,9 @@ impl Recorder {
             let Some(mut collection) = ready else { break };
             if missing > 0 {
                 tracing::warn!("{missing} addresses have no name yet, and are not waited for");
+            }
+            if collection.kind == Kind::Wall {
+                collection.aggregate.stretch(&collection.threads.take_all());
             }
             let window = self.window(&collection);
             let profiles = Builder {
@@ -141,21 +158,45 @@ impl Recorder {
             *collisions,
             losses.side_band,
             losses.counters.fork_lost,
+            losses.counters.waits_lost,
+            losses.counters.threads_lost,
         ];
         let named = Window::LOSSES.into_iter().zip(counts);
         let losses: Vec<_> =
             named.filter(|(name, count)| *count > 0 || *name == "samples").collect();
         let lost = losses.iter().map(|(name, count)| format!("lost.{name}={count}"));
         let comments = self.settings.comments.iter().cloned();
-        let frequency = format!("frequency_hz={}", collection.hertz);
+        let kind = collection.kind;
+        let how = self.how(collection);
         Window {
-            kind: Kind::Cpu,
+            kind,
             start: collection.start,
             duration: collection.duration(),
-            period: period_ns(collection.hertz),
-            comments: comments.chain([frequency]).chain(lost).collect(),
+            period: if kind.samples_cpus() { period_ns(collection.hertz) } else { 1 },
+            comments: comments.chain(how).chain(lost).collect(),
             losses,
         }
+    }
+
+    /// How closely it was looked at, as comments.
+    fn how(&self, collection: &Collection) -> Vec<String> {
+        let Closeness { block_rate_ns, mutex_fraction, thread_stacks } = self.settings.closeness;
+        let mut how = Vec::new();
+        if collection.kind.samples_cpus() {
+            how.push(format!("frequency_hz={}", collection.hertz));
+        }
+        if matches!(collection.kind, Kind::Wall | Kind::Block) {
+            how.push(format!("block_rate_ns={block_rate_ns}"));
+            how.push(format!("block_stacks_per_second={thread_stacks}"));
+        }
+        if collection.kind == Kind::Mutex {
+            how.push(format!("mutex_fraction={mutex_fraction}"));
+            let Threads { unattributed, unattributed_ns, .. } = collection.threads;
+            how.push(format!("unattributed.contentions={unattributed}"));
+            how.push(format!("unattributed.delay_ns={unattributed_ns}"));
+        }
+        how.extend(collection.notes.iter().cloned());
+        how
     }
 
     /// Has the kernel side forget the mappings of processes that have ended. Their verdicts stay: of

@@ -52,7 +52,7 @@ impl Archive {
             output: Output::Directory(directory.clone()),
             format: Format::Pprof,
             group_by: GroupBy::Pid,
-            kinds: 1,
+            kinds: options.kind.len(),
             has_windows: true,
             max_files: Settings::MAX_FILES,
             owner: Owner::Myself,
@@ -208,7 +208,7 @@ fn is_window(name: &str) -> bool {
     let digits = |range: std::ops::Range<usize>| {
         stamp.get(range).is_some_and(|part| part.iter().all(u8::is_ascii_digit))
     };
-    kind == Kind::Cpu.name()
+    Kind::ALL.into_iter().any(|it| it.name() == kind)
         && stamp.len() == 16
         && (stamp[8], stamp[15]) == (b'T', b'Z')
         && digits(0..8)

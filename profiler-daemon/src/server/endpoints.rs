@@ -29,15 +29,14 @@ use super::{
 use crate::{
     files::Format,
     profile::{
-        Process, Profile, Window,
+        Kind, Process, Profile, Window,
         merge::{MergedName, merge},
     },
     recorder::{Order, Request, Scope},
 };
 
 /// Kinds that this version does not record.
-const PLANNED: [&str; 9] =
-    ["wall", "heap", "allocs", "rss", "block", "mutex", "goroutine", "threadcreate", "trace"];
+const PLANNED: [&str; 4] = ["heap", "allocs", "rss", "trace"];
 
 /// The longest body, in bytes: addresses to be named.
 const BODY_BYTES: usize = 1 << 20;
@@ -128,7 +127,7 @@ async fn machine_index(
     UrlQuery(values): Values,
 ) -> Result<Response, Refused> {
     let processes = list(&app, peer).await?;
-    let seen = app.with_recent(|recent| index::seen(recent.last()));
+    let seen = app.with_recent(index::seen);
     Ok(index::of_machine(&processes, &seen, &values).into_response())
 }
 
@@ -139,7 +138,7 @@ async fn scope_index(
 ) -> Result<Response, Refused> {
     let (scope, _) = scope_of(request.uri().path())?;
     let processes = there(&app, peer, &scope).await?;
-    let seen = app.with_recent(|recent| index::seen(recent.last()));
+    let seen = app.with_recent(index::seen);
     Ok(index::of_scope(&scope, &processes, &seen).into_response())
 }
 
@@ -250,22 +249,31 @@ async fn answer(
     body: Option<Bytes>,
 ) -> Result<Response, Refused> {
     match kind {
-        "profile" => profile(app, peer, scope, values).await,
+        "profile" => profile(app, peer, scope, Kind::Cpu, values).await,
+        "wall" => profile(app, peer, scope, Kind::Wall, values).await,
+        "block" => profile(app, peer, scope, Kind::Block, values).await,
+        "mutex" => profile(app, peer, scope, Kind::Mutex, values).await,
+        "goroutine" | "threads" => profile(app, peer, scope, Kind::Goroutine, values).await,
+        "threadcreate" => profile(app, peer, scope, Kind::Threadcreate, values).await,
         "cmdline" => command_line(app, peer, &scope).await,
         "symbol" => symbol(app, peer, &scope, values, body).await,
         kind if PLANNED.contains(&kind) => Err(Refused::new(
             StatusCode::NOT_IMPLEMENTED,
-            format!("this version does not record {kind}; there is profile: time on a CPU"),
+            format!(
+                "this version does not record {kind}; there are profile, wall, block, mutex, \
+                 goroutine and threadcreate"
+            ),
         )),
         _ => Err(Refused::not_found("Unknown profile")),
     }
 }
 
-/// CPU time: of the next seconds, or of some that have gone by.
+/// A profile of the next seconds, or of some that have gone by.
 async fn profile(
     app: &App,
     peer: Peer,
     scope: Scope,
+    kind: Kind,
     values: &HashMap<String, String>,
 ) -> Result<Response, Refused> {
     let query = Query::parse(values, app.settings.default_hertz, most_hertz(app, peer));
@@ -277,17 +285,40 @@ async fn profile(
         render = app.permits.render().await;
         let from = before(SystemTime::now(), ago);
         let sees = |process: &Process| scope.has(process) && peer.sees(process);
-        let found = app.with_recent(|recent| recent.between(from, from + query.duration, sees));
-        found.ok_or_else(|| Refused::not_found("nothing is kept of that time"))?
+        let found =
+            app.with_recent(|recent| recent.between(kind, from, from + query.duration, sees));
+        found.ok_or_else(|| {
+            Refused::not_found(format!("of {} nothing is kept of that time", kind.name()))
+        })?
     } else {
         there(app, peer, &scope).await?;
         // Until it is encoded.
         permit = Some(app.permits.record(peer)?);
-        let (window, mut profiles) = record(app, peer, scope, &query, Vec::new()).await?;
+        // Who waits is another side of what is recorded as block.
+        let recorded = if query.waiters && kind == Kind::Mutex { Kind::Block } else { kind };
+        let (mut window, mut profiles) =
+            record(app, peer, scope, recorded, &query, Vec::new()).await?;
+        if recorded != kind {
+            window.kind = kind;
+            window.comments.push("side=waiter".into());
+            for profile in &mut profiles {
+                profile.kind = kind;
+                profile.samples.retain(|sample| &*sample.state == "futex");
+            }
+        }
+        let is_moment = kind == Kind::Goroutine;
+        if !is_moment && !app.settings.kinds.contains(&kind) && !values.contains_key("seconds") {
+            window.comments.push(format!(
+                "recorded={} s, from the request on: {} is not recorded all the time (see --kind)",
+                query.duration.as_secs(),
+                kind.name()
+            ));
+        }
         profiles.retain(|profile| profile.processes.iter().all(|it| peer.sees(it)));
         (window, profiles.into_iter().map(Arc::new).collect())
     };
-    let format = [Format::Pprof, Format::Text, Format::Folded][usize::from(query.debug)];
+    let text_of_stacks = if kind == Kind::Goroutine { Format::Threads } else { Format::Folded };
+    let format = [Format::Pprof, Format::Text, text_of_stacks][usize::from(query.debug)];
     if render.is_none() {
         render = app.permits.render().await;
     }
@@ -308,10 +339,22 @@ async fn profile(
     }
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
-        (CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"profile\"")),
+        (CONTENT_DISPOSITION, disposition(kind)),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
     Ok((headers, contents).into_response())
+}
+
+/// The name of the file that a browser makes of it: Go's.
+fn disposition(kind: Kind) -> HeaderValue {
+    HeaderValue::from_static(match kind {
+        Kind::Cpu => "attachment; filename=\"profile\"",
+        Kind::Wall => "attachment; filename=\"wall\"",
+        Kind::Block => "attachment; filename=\"block\"",
+        Kind::Mutex => "attachment; filename=\"mutex\"",
+        Kind::Goroutine => "attachment; filename=\"goroutine\"",
+        Kind::Threadcreate => "attachment; filename=\"threadcreate\"",
+    })
 }
 
 /// The most samples per second and CPU that the peer may ask for.
@@ -325,12 +368,14 @@ async fn record(
     app: &App,
     peer: Peer,
     scope: Scope,
+    kind: Kind,
     query: &Query,
     addresses: Vec<u64>,
 ) -> Result<(Window, Vec<Profile>), Refused> {
     let (reply, answer) = oneshot::channel();
     let (hertz, duration) = (query.hertz, query.duration);
     app.orders.give(Order::Record(Box::new(Request {
+        kind,
         scope,
         hertz,
         duration,
@@ -393,9 +438,9 @@ async fn symbol(
         return Ok(text(lines));
     }
     there(app, peer, scope).await?;
-    let query = Query { duration: Duration::ZERO, hertz: 1, ago: None, debug: 0 };
+    let query = Query { duration: Duration::ZERO, hertz: 1, ago: None, debug: 0, waiters: false };
     let _permit = app.permits.record(peer)?;
-    let (_, profiles) = record(app, peer, scope.clone(), &query, addresses).await?;
+    let (_, profiles) = record(app, peer, scope.clone(), Kind::Cpu, &query, addresses).await?;
     for profile in profiles.iter().filter(|it| it.processes.iter().all(|p| peer.sees(p))) {
         for location in &profile.locations {
             if let Some(line) = location.lines.first() {

@@ -12,18 +12,39 @@ use axum::{
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::recent::Recent;
 use crate::{
-    profile::{Kind, Process, Profile, Window},
+    profile::{Kind, Process, Profile},
     recorder::Scope,
 };
 
 /// What can be asked for, and what it is.
-const KINDS: [(&str, &str); 3] = [
+const KINDS: [(&str, &str); 8] = [
     (
         "profile",
         "CPU profile. You can specify the duration in the seconds GET parameter. After you get \
          the profile file, use the go tool pprof command to investigate the profile.",
     ),
+    (
+        "wall",
+        "All time of all threads, on a CPU or not: where a program is slow and does nothing. You \
+         can specify the duration in the seconds GET parameter.",
+    ),
+    (
+        "block",
+        "Stack traces of threads that waited: for a lock, a file, a connection, a child. You can \
+         specify the duration in the seconds GET parameter.",
+    ),
+    (
+        "mutex",
+        "Stack traces of holders of contended locks. You can specify the duration in the seconds \
+         GET parameter; side=waiter shows who waited.",
+    ),
+    (
+        "goroutine",
+        "Stack traces of all current threads. Use debug=2 as a query parameter to have them as text.",
+    ),
+    ("threadcreate", "Stack traces that led to the creation of new threads."),
     ("cmdline", "The command line of the program."),
     ("symbol", "Names of program counters, which come in the query or in the body of a POST."),
 ];
@@ -56,9 +77,9 @@ pub(super) struct Seen {
 /// What a window has of each process, by pid and start.
 pub(super) type AllSeen = HashMap<(u32, u64), Seen>;
 
-/// What a window has of each process.
-pub(super) fn seen(window: Option<(&Window, &[Arc<Profile>])>) -> AllSeen {
-    let Some((window, profiles)) = window else { return AllSeen::new() };
+/// What the last window has of each process.
+pub(super) fn seen(recent: &Recent) -> AllSeen {
+    let Some((window, profiles)) = recent.last(Kind::Cpu) else { return AllSeen::new() };
     let length_ns = window.duration.as_nanos().max(1) as f64;
     let seen = |profile: &Arc<Profile>| {
         let process = profile.processes.first()?;

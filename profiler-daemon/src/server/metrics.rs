@@ -60,6 +60,10 @@ impl Totals {
     /// Counts a window.
     pub(super) fn add(&mut self, window: &Window, profiles: &[Arc<Profile>]) {
         self.windows += 1;
+        // Other kinds are counted in other units.
+        if window.kind != Kind::Cpu {
+            return;
+        }
         self.processes = profiles.len();
         for profile in profiles {
             self.samples += profile.totals()[Kind::COUNT].unsigned_abs();

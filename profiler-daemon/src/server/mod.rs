@@ -28,7 +28,7 @@ pub(crate) use record::GREETING;
 
 use crate::{
     files::Report,
-    profile::{Profile, Window},
+    profile::{Kind, Profile, Window},
     recorder::control::Orders,
 };
 use access::InForce;
@@ -53,8 +53,10 @@ pub struct App {
 }
 
 /// What requests may ask for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
+    /// What is measured all the time.
+    pub kinds: Vec<Kind>,
     /// The rate of a recording that does not ask for another, in Hz.
     pub default_hertz: u64,
     /// The most that root may ask for, in Hz.

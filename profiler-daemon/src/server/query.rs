@@ -19,6 +19,8 @@ pub(super) struct Query {
     pub(super) ago: Option<Duration>,
     /// The answer as text: Go's `debug`.
     pub(super) debug: u8,
+    /// Of locks those who wait, and not those who held them.
+    pub(super) waiters: bool,
 }
 
 impl Query {
@@ -58,7 +60,15 @@ impl Query {
             Some(debug) if debug > 2 => return Err("debug is 0, 1 or 2".into()),
             debug => debug.unwrap_or_default() as u8,
         };
-        Ok(Self { duration: seconds, hertz, ago, debug })
+        let waiters = match values.get("side").map(String::as_str) {
+            None | Some("" | "holder") => false,
+            Some("waiter") => true,
+            Some(_) => return Err("side is holder or waiter".into()),
+        };
+        if waiters && ago.is_some() {
+            return Err("side=waiter is recorded from now on: leave from out".into());
+        }
+        Ok(Self { duration: seconds, hertz, ago, debug, waiters })
     }
 }
 
@@ -92,7 +102,8 @@ mod tests {
         assert_eq!(parse("seconds=601", true), Err("seconds is at most 600".into()));
         assert_eq!(parse("hz=1000", false), Err("hz is 1 to 999".into()));
         assert_eq!(parse("hz=1000", true).unwrap().hertz, 1000);
-        for wrong in ["seconds=x", "seconds=-1", "hz=0", "debug=3", "from=5m", "from=-x"] {
+        for wrong in ["seconds=x", "seconds=-1", "hz=0", "debug=3", "from=5m", "from=-x", "side=x"]
+        {
             assert!(parse(wrong, true).is_err(), "{wrong}");
         }
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::profile::{Process, Profile, Window};
+use crate::profile::{Kind, Process, Profile, Window};
 
 /// How far back they go.
 const AGE: Duration = Duration::from_secs(3600);
@@ -61,9 +61,10 @@ impl Recent {
         self.bytes
     }
 
-    /// The newest window.
-    pub(super) fn last(&self) -> Option<(&Window, &[Arc<Profile>])> {
-        self.kept.back().map(|kept| (&kept.window, &*kept.profiles))
+    /// The newest window of a kind.
+    pub(super) fn last(&self, kind: Kind) -> Option<(&Window, &[Arc<Profile>])> {
+        let last = self.kept.iter().rfind(|kept| kept.window.kind == kind);
+        last.map(|kept| (&kept.window, &*kept.profiles))
     }
 
     /// Whether some window has a process of that kind.
@@ -72,16 +73,19 @@ impl Recent {
         profiles.any(|profile| profile.processes.iter().any(|process| is_it(process)))
     }
 
-    /// What windows that overlap a stretch of time have of the processes that `wanted` lets
+    /// What windows of a kind that overlap a stretch of time have of the processes that `wanted` lets
     /// through; `None`: there is no such window.
     pub(super) fn between(
         &self,
+        kind: Kind,
         from: SystemTime,
         until: SystemTime,
         wanted: impl Fn(&Process) -> bool,
     ) -> Option<(Window, Vec<Arc<Profile>>)> {
         let overlapping = self.kept.iter().filter(|kept| {
-            kept.window.start < until && kept.window.start + kept.window.duration > from
+            kept.window.kind == kind
+                && kept.window.start < until
+                && kept.window.start + kept.window.duration > from
         });
         let mut span: Option<Window> = None;
         let mut profiles = Vec::new();
@@ -136,7 +140,7 @@ fn bytes_of(profile: &Profile) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{Kind, sample::program};
+    use crate::profile::sample::program;
 
     fn window(second: u64) -> Window {
         Window {
@@ -166,11 +170,12 @@ mod tests {
             );
         }
         let (window, profiles) =
-            recent.between(at(1012), at(1025), |process| process.pid == 7).unwrap();
+            recent.between(Kind::Cpu, at(1012), at(1025), |process| process.pid == 7).unwrap();
         assert_eq!((window.start, window.duration), (at(1010), Duration::from_secs(20)));
         assert_eq!(profiles.len(), 2);
         assert_eq!(window.comments, ["host=box", "lost.samples=2"]);
-        assert!(recent.between(at(1040), at(1050), |_| true).is_none());
+        assert!(recent.between(Kind::Wall, at(1010), at(1050), |_| true).is_none());
+        assert!(recent.between(Kind::Cpu, at(1040), at(1050), |_| true).is_none());
         assert!(recent.knows(|it| it.pid == 8) && !recent.knows(|it| it.pid == 9));
     }
 

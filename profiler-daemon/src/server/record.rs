@@ -1,6 +1,6 @@
 //! Recordings for `rprofd --pid` and `rprofd -- COMMAND` of users who may not sample themselves.
 //!
-//! `POST /record?pid=1,2&hz=99&children=true&tag=7` answers with a line as soon as it records, and
+//! `POST /record?pid=1,2&kind=cpu&hz=99&children=true&tag=7` answers with a line as soon as it records, and
 //! when that is over with profiles, one per process, each behind its length in four bytes, least
 //! significant first; the first has no samples, and tells the window. `POST /record/end?tag=7` lets
 //! it be over. A client that hangs up ends it, too.
@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use super::{App, endpoints, peer::Peer, refused::Refused};
 use crate::{
-    profile::{Profile, Window, merge::MergedName, merge::merge, pprof},
+    profile::{Kind, Profile, Window, merge::MergedName, merge::merge, pprof},
     recorder::{Order, Request, Scope},
 };
 
@@ -43,6 +43,7 @@ const KNOWN: Duration = Duration::from_secs(5);
 #[derive(Debug, Deserialize)]
 pub(super) struct Asked {
     pid: String,
+    kind: String,
     hz: u64,
     children: bool,
     tag: u64,
@@ -63,11 +64,14 @@ pub(super) async fn begin(
     if asked.hz == 0 || asked.hz > most_hertz {
         return Err(Refused::bad(format!("the frequency is 1 to {most_hertz} Hz")));
     }
+    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == asked.kind);
+    let kind = kind.ok_or_else(|| Refused::bad(format!("there is no kind {}", asked.kind)))?;
     let permit = app.permits.record(peer)?;
     until_known(&app, peer, &pids).await?;
     let (reply, answer) = oneshot::channel();
     let (started, has_started) = oneshot::channel();
     app.orders.give(Order::Record(Box::new(Request {
+        kind,
         scope: Scope::Tree(pids.into(), asked.children),
         hertz: asked.hz,
         duration: LONGEST,

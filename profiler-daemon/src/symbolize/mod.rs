@@ -36,7 +36,7 @@ use desk::{Desks, Which};
 use files::{File, MappedFile, Refusals};
 use lanes::Trip;
 use names::{Addresses, Strings};
-use processes::Descriptions;
+use processes::{Descriptions, ReadStacks};
 
 /// The first new addresses are collected this long before they are asked for, the next twice as
 /// long, and so on: each request may parse the file anew, and what a program does at its start it
@@ -65,6 +65,8 @@ enum Mark {
     Describe(u32),
     Surroundings,
     HoldPerfMap(Which, LifeId),
+    /// Under what tag, and of which process.
+    Stacks(u64, u32),
     Rest,
     Open(MappingId),
     Reopen(FileKey),
@@ -120,6 +122,7 @@ pub struct Symbolizer {
     desks: Desks,
     descriptions: Descriptions,
     surroundings: Option<Result<Surroundings, String>>,
+    stacks: Vec<ReadStacks>,
     no_inlines: bool,
     mappings: HashMap<MappingId, MappedFile>,
     files: HashMap<FileKey, File>,
@@ -156,6 +159,7 @@ impl Symbolizer {
             desks: Desks::start(debug_dirs)?,
             descriptions: Descriptions::default(),
             surroundings: None,
+            stacks: Vec::new(),
             no_inlines,
             mappings: HashMap::new(),
             files: HashMap::new(),
@@ -292,6 +296,7 @@ impl Symbolizer {
                 }
             }
             Mark::Rest => {}
+            Mark::Stacks(tag, pid) => self.stacks_answered(tag, pid, outcome),
             Mark::Describe(pid) => self.described(pid, outcome, described),
             Mark::Open(mapping) => self.opened(mapping, outcome),
             Mark::Reopen(key) => self.reopened(key, outcome),

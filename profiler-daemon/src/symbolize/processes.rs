@@ -5,11 +5,22 @@ use std::collections::HashMap;
 use super::{Mark, STRIKES, Symbolizer, Which, said};
 use crate::reader::{
     link::{Failure, LaneName, Outcome},
-    protocol::{Pids, Process, ProcessInfo, Surroundings, reply, request},
+    protocol::{Pids, Process, ProcessInfo, Stacks, Surroundings, reply, request},
 };
 
 /// The most processes whose failures are remembered.
 const MAX_SUSPECTS: usize = 4096;
+
+/// Stacks of a process's threads.
+#[derive(Debug)]
+pub struct ReadStacks {
+    /// Under which they were asked for.
+    pub tag: u64,
+    /// The process.
+    pub pid: u32,
+    /// In the order in which they were asked for; none that could not be read.
+    pub stacks: Vec<Vec<u8>>,
+}
 
 /// What is to be asked about processes, and how that went.
 #[derive(Debug, Default)]
@@ -42,6 +53,32 @@ impl Symbolizer {
         let kind = request::Kind::Surroundings(Process { pid });
         let link = &mut self.desks.of(Which::Expendable).link;
         let _ = link.send(LaneName::Files, kind, Mark::Surroundings);
+    }
+
+    /// Asks for so many bytes of the stacks of a process's threads, from these avmas on; [`Self::take_stacks`] has
+    /// the answer. `false`: no reader is there to ask.
+    pub fn read_stacks(&mut self, tag: u64, pid: u32, starts: Vec<u64>, bytes: usize) -> bool {
+        let bytes = bytes as u32;
+        let kind = request::Kind::Stacks(Stacks { pid, starts, bytes });
+        let link = &mut self.desks.of(Which::Expendable).link;
+        link.send(LaneName::Files, kind, Mark::Stacks(tag, pid)).is_ok()
+    }
+
+    /// Stacks that were read since the last call.
+    pub fn take_stacks(&mut self) -> Vec<ReadStacks> {
+        std::mem::take(&mut self.stacks)
+    }
+
+    pub(super) fn stacks_answered(&mut self, tag: u64, pid: u32, outcome: Outcome) {
+        let stacks = match outcome {
+            Outcome::Answer(reply::Kind::Stacks(read)) => read.stacks,
+            Outcome::Answer(reply::Kind::Error(error)) => {
+                self.warn(&error);
+                Vec::new()
+            }
+            Outcome::Answer(_) | Outcome::Failed(_) => Vec::new(),
+        };
+        self.stacks.push(ReadStacks { tag, pid, stacks });
     }
 
     /// What was found by [`Self::look_around`], once it has come, or why nothing was.

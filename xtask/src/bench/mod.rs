@@ -52,7 +52,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 27] = [
+const ENTRIES: [Entry; 28] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -168,8 +168,13 @@ const ENTRIES: [Entry; 27] = [
     },
     Entry {
         name: "serve-target",
-        about: "throughput that a program and a server lose to being watched; 10 minutes",
+        about: "throughput that a program and a server lose to being watched; 25 minutes",
         run: serve::target,
+    },
+    Entry {
+        name: "waits-cost",
+        about: "throughput that threads which wait lose to their waits being recorded; 6 minutes",
+        run: serve::waits,
     },
     Entry {
         name: "oracle",

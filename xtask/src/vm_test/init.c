@@ -18,16 +18,24 @@ static void mounted(const char *type, const char *at) {
         perror(at);
 }
 
-static void profile(void) {
+static void run(char *const arguments[]) {
     pid_t child = fork();
     if (child == 0) {
-        execl("/rprofd", "rprofd", "-v", "-o", PROFILE, "--", "/shapes", "recursion", "8", NULL);
+        execv("/rprofd", arguments);
         perror("/rprofd");
         _exit(127);
     }
     int status = -1;
     waitpid(child, &status, 0);
     printf("rprofd: status %#x\n", status);
+}
+
+static void profile(void) {
+    run((char *[]){"rprofd", "-v", "-o", PROFILE, "--", "/shapes", "recursion", "8", NULL});
+    // Programs of their own: that they load and tell something is seen in what is printed.
+    run((char *[]){"rprofd", "-v", "-k", "wall,block,mutex,threadcreate", "-o", "/tmp/waits", "--",
+                   "/shapes", "thread", "2", NULL});
+    run((char *[]){"rprofd", "-v", "-k", "goroutine", "-o", "/tmp/threads", "--pid", "1", NULL});
 }
 
 static void send_profile(void) {

@@ -123,6 +123,8 @@ fn boot(kernel: &Kernel, initramfs: &Path, console: &Path, profile: &Path) -> Re
     let mut machine =
         qemu.stdin(Stdio::null()).spawn().context("could not start qemu-system-x86_64")?;
     wait(&mut machine)?;
+    let printed = fs::read(console)?;
+    check_waits(&String::from_utf8_lossy(&printed))?;
     check(profile, &kernel.release)
 }
 
@@ -139,6 +141,16 @@ fn wait(machine: &mut Child) -> Result<()> {
     machine.kill()?;
     machine.wait()?;
     bail!("no end after {} s", LIMIT.as_secs())
+}
+
+/// Looks whether each kind that has to do with waits told something.
+fn check_waits(printed: &str) -> Result<()> {
+    for wanted in ["WALL TIME", "DELAY", "What starts threads", "What threads do"] {
+        ensure!(printed.contains(wanted), "nothing printed has {wanted:?}: see the console");
+    }
+    let ended_well = printed.matches("rprofd: status 0").count();
+    ensure!(ended_well == 3, "{ended_well} of 3 recordings ended well: see the console");
+    Ok(())
 }
 
 /// Looks for samples with kernel stacks among them, for complete stacks, and for the deep one whole.

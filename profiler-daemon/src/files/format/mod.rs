@@ -3,6 +3,7 @@
 mod folded;
 mod svg;
 mod text;
+mod threads;
 
 use std::{io, path::Path, str::FromStr};
 
@@ -22,6 +23,8 @@ pub enum Format {
     Svg,
     /// The hottest functions.
     Text,
+    /// Each thread's stack: an answer alone, no file.
+    Threads,
 }
 
 impl Format {
@@ -34,7 +37,7 @@ impl Format {
             Self::PprofPlain => "pb",
             Self::Folded => "folded",
             Self::Svg => "svg",
-            Self::Text => "txt",
+            Self::Text | Self::Threads => "txt",
         }
     }
 
@@ -49,7 +52,7 @@ impl Format {
     /// Whether two of them, one after the other, are still one.
     pub(crate) fn can_be_joined(self) -> bool {
         match self {
-            Self::Folded | Self::Text => true,
+            Self::Folded | Self::Text | Self::Threads => true,
             Self::Pprof | Self::PprofPlain | Self::Svg => false,
         }
     }
@@ -57,7 +60,7 @@ impl Format {
     /// Whether it can be shown on a terminal.
     pub(crate) fn is_text(self) -> bool {
         match self {
-            Self::Folded | Self::Text | Self::Svg => true,
+            Self::Folded | Self::Text | Self::Threads | Self::Svg => true,
             Self::Pprof | Self::PprofPlain => false,
         }
     }
@@ -74,6 +77,7 @@ impl Format {
             Self::Folded => Ok(folded::render(profile).into_bytes()),
             Self::Svg => svg::render(profile),
             Self::Text => Ok(text::render(profile).into_bytes()),
+            Self::Threads => Ok(threads::render(profile).into_bytes()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     files::{printable, quantity, utc},
     profile::{
-        Kind, Profile,
+        Profile,
         top::{Entry, Top},
     },
 };
@@ -16,7 +16,7 @@ const ROWS: usize = 100;
 /// A head that says what was measured, and a row a function, the hottest first.
 pub(crate) fn render(profile: &Profile) -> String {
     let top = Top::of(profile);
-    let unit = profile.kind.sample_types()[Kind::DEFAULT].1;
+    let unit = profile.kind.default_type().1;
     let mut text = String::new();
     let file = profile.mappings.first().map_or("", |mapping| mapping.basename());
     // Writing to a String does not fail.
@@ -26,7 +26,7 @@ pub(crate) fn render(profile: &Profile) -> String {
     let _ = write!(
         text,
         "Type: {}\nTime: {}\nDuration: {:.2?}, Total samples = {}\n",
-        profile.kind.sample_types()[Kind::DEFAULT].0,
+        profile.kind.default_type().0,
         utc::readable(profile.start),
         profile.duration,
         quantity::with_unit(top.total(), unit),

@@ -1,6 +1,7 @@
 //! What a run says that has no samples.
 
 use super::{Summary, line};
+use crate::profile::Kind;
 
 /// What a run was to profile: that there are no samples has other reasons for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub enum Asked {
 impl Summary {
     /// Why there is nothing, and what to try.
     pub(super) fn nothing(&self) -> String {
+        if self.kind != Kind::Cpu {
+            return self.nothing_waited();
+        }
         let no_file = if self.on_stdout.is_some() { "" } else { ", and so no file" };
         let seconds = self.duration.as_secs_f64();
         let did_not_run = format!("ran on a CPU in these {seconds:.1} s");
@@ -68,5 +72,24 @@ impl Summary {
             line(&mut text, advice.trim_end());
         }
         text
+    }
+
+    /// The same, of kinds that are not samples of CPUs.
+    fn nothing_waited(&self) -> String {
+        let seconds = self.duration.as_secs_f64();
+        let (what, advice) = match self.kind {
+            Kind::Block => {
+                ("no wait ended", "What waits all the time, or only runs, is seen with -k wall.")
+            }
+            Kind::Mutex => (
+                "no thread ended the wait of another for a lock",
+                "What else threads wait for is seen with -k block or -k wall.",
+            ),
+            Kind::Threadcreate => ("no thread was started", "Record while threads are started."),
+            Kind::Goroutine | Kind::Wall | Kind::Cpu => {
+                ("there was no thread", "Record while it is there.")
+            }
+        };
+        format!("No samples, and so no file: {what} in these {seconds:.1} s.\n{advice}\n")
     }
 }

@@ -205,7 +205,7 @@ fn long_tables_are_cut() {
 
 #[test]
 fn missing_names_are_explained_where_a_right_was_missing() {
-    let mut summary = Summary::new(Asked::Machine, Some("It lacks X.".into()));
+    let mut summary = Summary::new(Kind::Cpu, Asked::Machine, Some("It lacks X.".into()));
     summary.add(report(&[program(1, "app", 0x40_0000)]));
     let text = summary.render(Style::default());
     let expected = "\nWithout names: 20.00% of the time. It lacks X.\n";
@@ -216,7 +216,7 @@ fn missing_names_are_explained_where_a_right_was_missing() {
 #[test]
 fn nothing_is_explained() {
     let nothing = |asked, found| {
-        let mut summary = Summary::new(asked, None);
+        let mut summary = Summary::new(Kind::Cpu, asked, None);
         summary.found(found);
         let written = Report { directory: None, first_look: None, ..report(&[]) };
         summary.add(Report { everything: None, ..written });

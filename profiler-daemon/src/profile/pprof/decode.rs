@@ -76,24 +76,31 @@ impl Decoder {
         let message = &self.message;
         let types = message.sample_type.iter().map(|it| Ok(self.string(it.r#type)?.to_string()));
         let types = types.collect::<Result<Vec<String>, DecodeError>>()?;
-        let kind = Kind::Cpu;
-        if !kind.sample_types().iter().map(|it| it.0).eq(types.iter().map(String::as_str)) {
+        // Block and mutex have the same types; whoever asked knows which it is.
+        let is_it = |kind: &Kind| {
+            kind.sample_types().iter().map(|it| it.0).eq(types.iter().map(String::as_str))
+        };
+        let Some(kind) = Kind::ALL.into_iter().find(is_it) else {
             return Err(DecodeError::Kind(types));
-        }
+        };
         let mappings = self.mappings()?;
         let mut processes = Processes::default();
         let (mut stacks, mut samples) = (Vec::new(), Vec::new());
         for sample in &message.sample {
-            let (process, tid, thread) = self.labels(sample, &mut processes)?;
+            let (process, tid, thread, state) = self.labels(kind, sample, &mut processes)?;
             let stack = sample.location_id.iter();
             let stack = stack.map(|id| index(*id, message.location.len(), "a stack"));
             stacks.push(stack.collect::<Result<Box<[u32]>, _>>()?);
-            let values = <[i64; 2]>::try_from(&*sample.value);
+            let values = match *sample.value {
+                [only] if kind.sample_types().len() == 1 => Ok([only; 2]),
+                _ => <[i64; 2]>::try_from(&*sample.value),
+            };
             samples.push(Sample {
                 stack: stacks.len() as u32 - 1,
                 process,
                 tid,
                 thread,
+                state,
                 values: values.map_err(|_| DecodeError::Dangling("a sample's values"))?,
             });
         }
@@ -178,12 +185,14 @@ impl Decoder {
     /// The process, the thread's id and its name.
     fn labels(
         &self,
+        kind: Kind,
         sample: &proto::Sample,
         processes: &mut Processes,
-    ) -> Result<(u32, u32, Arc<str>), DecodeError> {
+    ) -> Result<(u32, u32, Arc<str>, Arc<str>), DecodeError> {
         let empty: Arc<str> = "".into();
         let (mut pid, mut tid) = (0, 0);
-        let (mut comm, mut cgroup, mut thread) = (Arc::clone(&empty), Arc::clone(&empty), empty);
+        let (mut comm, mut cgroup) = (Arc::clone(&empty), Arc::clone(&empty));
+        let (mut thread, mut state) = (Arc::clone(&empty), empty);
         for label in &sample.label {
             let number = || u32::try_from(label.num).unwrap_or_default();
             match &*self.string(label.key)? {
@@ -192,10 +201,11 @@ impl Decoder {
                 "comm" => comm = self.string(label.str)?,
                 "cgroup" => cgroup = self.string(label.str)?,
                 "thread" => thread = self.string(label.str)?,
+                key if key == kind.state_label() => state = self.string(label.str)?,
                 _ => {}
             }
         }
-        Ok((processes.index(pid, comm, cgroup), tid, thread))
+        Ok((processes.index(pid, comm, cgroup), tid, thread, state))
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::profile::{
-    Function, Mapping, Process, Window,
+    Function, Kind, Mapping, Process, Window,
     merge::{MergedName, merge},
     sample::{any_profile, empty, process, program},
 };

@@ -6,6 +6,8 @@ mod index;
 mod kills;
 mod soak;
 mod target;
+mod throughput;
+mod waits;
 
 pub(super) use self::{
     clients::run as clients,
@@ -14,6 +16,7 @@ pub(super) use self::{
     kills::run as kills,
     soak::{fork_storm, many_windows},
     target::run as target,
+    waits::run as waits,
 };
 
 use std::time::Duration;

@@ -1,0 +1,180 @@
+//! What is recorded of threads that wait, beside the samples of CPUs.
+
+use profiler_ebpf::{
+    config,
+    record::{self, Wait},
+    waits::{Thread, in_period},
+};
+
+use super::{
+    KernelError, Sampler,
+    error::from_aya,
+    object::Tracepoint,
+    sampler::{long, sample, word},
+};
+
+/// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
+const NO_EXIST: u64 = 1;
+
+/// Which waits are recorded, and how many of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// Those for something else than a CPU, by where threads wait.
+    pub block: bool,
+    /// Those for a CPU, too.
+    pub wall: bool,
+    /// Those for a futex, by who ends them.
+    pub mutex: bool,
+    /// Threads that are started.
+    pub spawns: bool,
+    /// Waits of this length are all kept, and of shorter ones a share; in nanoseconds.
+    pub block_rate_ns: u64,
+    /// Of so many ends of waits for a futex one is kept.
+    pub mutex_fraction: u32,
+    /// So many stacks are taken of a thread in a second; 0: all.
+    pub thread_stacks: u32,
+    /// The same, on a CPU.
+    pub cpu_stacks: u32,
+}
+
+impl Waits {
+    /// Whether anything is kept of threads.
+    const fn has_threads(&self) -> bool {
+        self.block || self.wall || self.mutex
+    }
+
+    /// What both ask for.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            block: self.block || other.block,
+            wall: self.wall || other.wall,
+            mutex: self.mutex || other.mutex,
+            spawns: self.spawns || other.spawns,
+            ..other
+        }
+    }
+
+    const fn bits(&self) -> u32 {
+        let mut bits = 0;
+        if self.block {
+            bits |= config::waits::BLOCK;
+        }
+        if self.wall {
+            bits |= config::waits::WALL;
+        }
+        if self.mutex {
+            bits |= config::waits::MUTEX;
+        }
+        bits
+    }
+
+    /// Tells the programs.
+    pub(super) const fn tell(&self, control: &mut config::Control) {
+        control.waits = self.bits();
+        control.block_rate_ns = self.block_rate_ns;
+        control.mutex_fraction = if self.mutex_fraction == 0 { 1 } else { self.mutex_fraction };
+        control.thread_pace = in_period(self.thread_stacks);
+        control.cpu_pace = in_period(self.cpu_stacks);
+    }
+}
+
+impl Sampler {
+    /// Records these waits from now on: attaches what that needs, and detaches what it does not.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`].
+    pub fn set_waits(&mut self, waits: Waits) -> Result<(), KernelError> {
+        let had_threads = self.waits.has_threads();
+        self.waits = waits;
+        self.tell()?;
+        self.object.set_attached(Tracepoint::Spawn, waits.spawns)?;
+        // Who is woken is known before who waits.
+        self.object.set_attached(Tracepoint::Waking, waits.has_threads())?;
+        self.object.set_attached(Tracepoint::Switch, waits.has_threads())?;
+        if had_threads && !waits.has_threads() {
+            // What they say of threads would be wrong by the time that it is looked at again.
+            let tids: Vec<u32> = self.object.threads.keys().filter_map(Result::ok).collect();
+            for tid in tids {
+                let _ = self.object.threads.remove(&tid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a thread known that waits already, unless it is known.
+    pub fn seed(&mut self, tid: u32, thread: &Thread) {
+        // It may have gone on meanwhile.
+        let _ = self.object.threads.insert(tid, thread, NO_EXIST);
+    }
+
+    /// What is recorded.
+    pub const fn waits(&self) -> Waits {
+        self.waits
+    }
+
+    /// What is kept of each thread now, by its id.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`].
+    pub fn threads(&self) -> Result<Vec<(u32, Thread)>, KernelError> {
+        if !self.waits.has_threads() {
+            return Ok(Vec::new());
+        }
+        let mut threads = Vec::new();
+        for entry in &self.object.threads {
+            match entry {
+                Ok(entry) => threads.push(entry),
+                // It has ended meanwhile.
+                Err(aya::maps::MapError::KeyNotFound) => {}
+                Err(error) => return Err(from_aya(&error)),
+            }
+        }
+        Ok(threads)
+    }
+}
+
+/// Decodes a wait.
+pub(super) fn decode(bytes: &[u8]) -> Option<Wait> {
+    const AT: usize = size_of::<record::Sample>();
+    Some(Wait {
+        sample: sample(bytes)?,
+        begin_ns: long(bytes, AT)?,
+        woken_ns: long(bytes, AT + 8)?,
+        total_ns: [
+            long(bytes, AT + 16)?,
+            long(bytes, AT + 24)?,
+            long(bytes, AT + 32)?,
+            long(bytes, AT + 40)?,
+        ],
+        unattributed: long(bytes, AT + 48)?,
+        unattributed_ns: long(bytes, AT + 56)?,
+        rate_ns: long(bytes, AT + 64)?,
+        weight: word(bytes, AT + 72)?,
+        state: word(bytes, AT + 76)?,
+        system_call: word(bytes, AT + 80)?,
+        waiter: word(bytes, AT + 84)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_read_field_by_field() {
+        let bytes: Vec<u8> =
+            (0..record::WAIT_BYTES as u32 / 4).flat_map(u32::to_ne_bytes).collect();
+        let wait = decode(&bytes).unwrap();
+        assert_eq!((wait.begin_ns as u32, wait.woken_ns as u32), (22, 24));
+        assert_eq!(wait.total_ns.map(|it| it as u32), [26, 28, 30, 32]);
+        assert_eq!((wait.unattributed as u32, wait.unattributed_ns as u32), (34, 36));
+        assert_eq!((wait.rate_ns as u32, wait.weight, wait.state), (38, 40, 41));
+        assert_eq!((wait.system_call, wait.waiter), (42, 43));
+        for length in 0..record::WAIT_BYTES {
+            assert!(decode(&bytes[..length]).is_none(), "{length}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A CPU goes from one thread to another: where the one waits from now on, and for how long the
+//! other did.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{
+        bpf_get_smp_processor_id,
+        generated::{
+            bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
+            bpf_get_prandom_u32, bpf_ktime_get_boot_ns,
+        },
+    },
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use profiler_ebpf::{
+    config::{Config, Control, waits},
+    record::{Kind, Sample, Wait},
+    targets::{self, Mode, Verdict},
+    waits::{STATES, State, Thread, is_kept, may_wait_for_futex},
+};
+
+use crate::{
+    maps::{CONTROL, PACES, RECORDS, SCRATCH, TARGETS, THREADS, config, count, submit_flags},
+    registers, stacks,
+    task::Task,
+};
+
+/// `TASK_DEAD`: the thread will not run again (`include/linux/sched.h`).
+const TASK_DEAD: u32 = 0x80;
+
+/// `sched_switch(preempt, prev, next, prev_state)` (`include/trace/events/sched.h`): runs in the
+/// thread that gives the CPU up.
+///
+/// # Minimum kernel version
+///
+/// 5.18 (`prev_state`).
+#[raw_tracepoint(tracepoint = "sched_switch")]
+pub(crate) fn switch(ctx: RawTracePointContext) -> i32 {
+    let Some(control) = CONTROL.get(0).copied() else { return 0 };
+    let config = config();
+    // SAFETY: the helper has no arguments.
+    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let _ = leave(&ctx, &config, &control, now_ns);
+    let _ = enter(&ctx, &config, &control, now_ns);
+    0
+}
+
+/// The current thread gives its CPU up.
+#[inline(always)]
+fn leave(
+    ctx: &RawTracePointContext,
+    config: &Config,
+    control: &Control,
+    now_ns: u64,
+) -> Option<()> {
+    // SAFETY: the helper has no arguments.
+    let tid = unsafe { bpf_get_current_pid_tgid() } as u32;
+    if tid == 0 {
+        return None;
+    }
+    let prev_state = ctx.arg::<u32>(3);
+    let is_preempted = ctx.arg::<u8>(0) != 0;
+    // SAFETY: the helper has no arguments; its result is the current task.
+    let task_btf = unsafe { bpf_get_current_task_btf() };
+    let task = Task(task_btf.cast_const().cast());
+    let thread = THREADS.get_ptr_mut(tid).or_else(|| first_seen(task, tid, config, now_ns))?;
+    // SAFETY: the value stays while the program runs. Others change single words of it at most.
+    let thread = unsafe { &mut *thread };
+    if thread.state == State::Running as u32 {
+        thread.total_ns[State::Running as usize] += now_ns.wrapping_sub(thread.since_ns);
+    }
+    if prev_state & TASK_DEAD != 0 {
+        send(control, thread, Kind::Gone, now_ns);
+        let _ = THREADS.remove(tid);
+        return None;
+    }
+    let is_waiting = !is_preempted && prev_state != 0;
+    let state = if is_waiting {
+        State::Waiting
+    } else if task.is_throttled(config) {
+        State::Throttled
+    } else {
+        State::Runnable
+    };
+    thread.state = state as u32;
+    thread.since_ns = now_ns;
+    thread.woken_ns = 0;
+    thread.weight = 0;
+    thread.is_attributed = 0;
+    if is_waiting {
+        (thread.system_call, thread.argument) = registers::system_call(task_btf);
+    }
+    let wanted = if is_waiting { waits::BLOCK | waits::WALL } else { waits::WALL };
+    if control.waits & wanted == 0 {
+        return None;
+    }
+    // SAFETY: the pointer is to this CPU's element.
+    let cpu_pace = unsafe { &mut *PACES.get_ptr_mut(0)? };
+    let of_thread = thread.pace.weight(now_ns, control.thread_pace);
+    let of_cpu = cpu_pace.weight(now_ns, control.cpu_pace);
+    let weight = if of_thread > of_cpu { of_thread } else { of_cpu };
+    // SAFETY: the helper has no arguments.
+    if weight > 1 && unsafe { bpf_get_prandom_u32() } & (weight - 1) != 0 {
+        return None;
+    }
+    thread.pace.took(control.thread_pace);
+    cpu_pace.took(control.cpu_pace);
+    // SAFETY: the pointer is to this CPU's element, which `busy` gives to one program at a time.
+    let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
+    if scratch.busy != 0 {
+        count!(waits_lost);
+        return None;
+    }
+    scratch.busy = 1;
+    let sample = &mut thread.sample;
+    sample.exec_id = task.exec_id(config).unwrap_or_default();
+    sample.epoch = control.epoch;
+    sample.time_ns = now_ns;
+    // SAFETY: the helper has no arguments.
+    sample.cpu = unsafe { bpf_get_smp_processor_id() };
+    sample.user_stack = 0;
+    sample.kernel_stack = 0;
+    sample.outcome = 0;
+    sample.stack_lost = 0;
+    // SAFETY: the buffer is 16 bytes long.
+    unsafe { bpf_get_current_comm(sample.comm.as_mut_ptr().cast(), 16) };
+    if config.kernel_stacks != 0 {
+        stacks::kernel(ctx.as_ptr(), config, control, sample, scratch);
+    }
+    if config.user_stacks != 0 && task.has_user_memory(config) {
+        stacks::user_of_wait(config, control, sample, task_btf, scratch);
+    }
+    thread.weight = weight;
+    scratch.busy = 0;
+    Some(())
+}
+
+/// Begins to keep something of a thread, if it is to be profiled.
+#[inline(always)]
+fn first_seen(task: Task, tid: u32, config: &Config, now_ns: u64) -> Option<*mut Thread> {
+    let flags = task.flags(config)?;
+    if !flags.user_code {
+        return None;
+    }
+    let mut thread = Thread::default();
+    let sample = &mut thread.sample;
+    sample.tid = tid;
+    sample.pid = task.tgid(config)?;
+    sample.start_ns = task.process_start_ns(config)?;
+    sample.exec_id = task.exec_id(config)?;
+    thread.since_ns = now_ns;
+    if config.mode != Mode::All as u32 {
+        // SAFETY: the value is looked at before anything can replace it.
+        let target = unsafe { TARGETS.get(thread.sample.pid) };
+        let Sample { start_ns, exec_id, .. } = thread.sample;
+        if targets::decide(config.mode, target, start_ns, exec_id) == Verdict::Leave {
+            return None;
+        }
+    }
+    if THREADS.insert(tid, &thread, 0).is_err() {
+        count!(threads_lost);
+    }
+    THREADS.get_ptr_mut(tid)
+}
+
+/// The next thread gets the CPU.
+#[inline(always)]
+fn enter(
+    ctx: &RawTracePointContext,
+    config: &Config,
+    control: &Control,
+    now_ns: u64,
+) -> Option<()> {
+    let tid = Task(ctx.arg::<*const u8>(2)).tid(config)?;
+    if tid == 0 {
+        return None;
+    }
+    // SAFETY: as in `leave`.
+    let thread = unsafe { &mut *THREADS.get_ptr_mut(tid)? };
+    let begin_ns = thread.since_ns;
+    let length_ns = now_ns.wrapping_sub(begin_ns);
+    if thread.state == State::Waiting as u32 {
+        if thread.woken_ns < begin_ns {
+            thread.woken_ns = now_ns;
+        }
+        let woken_ns = thread.woken_ns;
+        thread.total_ns[State::Waiting as usize] += woken_ns.wrapping_sub(begin_ns);
+        thread.total_ns[State::Runnable as usize] += now_ns.wrapping_sub(woken_ns);
+        if thread.is_attributed == 0 && may_wait_for_futex(thread.system_call) {
+            thread.unattributed += 1;
+            thread.unattributed_ns += woken_ns.wrapping_sub(begin_ns);
+        }
+    } else {
+        thread.total_ns[thread.state as usize & (STATES - 1)] += length_ns;
+    }
+    // SAFETY: the helper has no arguments.
+    if thread.weight != 0
+        && is_kept(length_ns, control.block_rate_ns, unsafe { bpf_get_prandom_u32() })
+    {
+        send(control, thread, Kind::Wait, now_ns);
+    }
+    thread.state = State::Running as u32;
+    thread.since_ns = now_ns;
+    thread.weight = 0;
+    Some(())
+}
+
+/// Sends what is kept of a thread.
+#[inline(always)]
+fn send(control: &Control, thread: &Thread, kind: Kind, now_ns: u64) {
+    let mut wait = Wait {
+        sample: thread.sample,
+        begin_ns: thread.since_ns,
+        woken_ns: thread.woken_ns,
+        total_ns: thread.total_ns,
+        unattributed: thread.unattributed,
+        unattributed_ns: thread.unattributed_ns,
+        rate_ns: control.block_rate_ns,
+        weight: thread.weight,
+        state: thread.state,
+        system_call: thread.system_call,
+        waiter: 0,
+    };
+    wait.sample.kind = kind as u32;
+    wait.sample.time_ns = now_ns;
+    if RECORDS.output::<Wait>(&wait, submit_flags(control)).is_err() {
+        count!(waits_lost);
+    }
+}

@@ -1,0 +1,268 @@
+//! What is kept of each thread to know for how long it ran and waited.
+
+use crate::{arch::FUTEX, record::Sample};
+
+/// Numbers of the system calls `futex_wake` and `futex_wait` on both architectures, since Linux 6.7.
+const FUTEX_WAKE: u32 = 454;
+const FUTEX_WAIT: u32 = 455;
+
+/// Whether a system call may wait for a futex, which its first argument points to.
+#[inline(always)]
+pub const fn may_wait_for_futex(system_call: u32) -> bool {
+    matches!(system_call, FUTEX | FUTEX_WAIT)
+}
+
+/// Whether a system call may wake who waits for a futex, which its first argument points to.
+#[inline(always)]
+pub const fn may_wake_by_futex(system_call: u32) -> bool {
+    matches!(system_call, FUTEX | FUTEX_WAKE)
+}
+
+/// What a thread does.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// It has a CPU.
+    Running = 0,
+    /// It waits for one.
+    Runnable = 1,
+    /// It waits for one that its cgroup may not take: its quota is used up.
+    Throttled = 2,
+    /// It waits for something else.
+    Waiting = 3,
+}
+
+impl State {
+    /// The state with a number.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Running),
+            1 => Some(Self::Runnable),
+            2 => Some(Self::Throttled),
+            3 => Some(Self::Waiting),
+            _ => None,
+        }
+    }
+}
+
+/// Number of states.
+pub const STATES: usize = 4;
+
+/// Value of the map `THREADS`, whose key is the thread's id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thread {
+    /// The stack where it last gave its CPU up, and whose it is; without a stack where that was not
+    /// taken.
+    pub sample: Sample,
+    /// When its state began: boot-time clock, in nanoseconds.
+    pub since_ns: u64,
+    /// When it was woken; 0: it was not.
+    pub woken_ns: u64,
+    /// First argument of the system call that it waits in.
+    pub argument: u64,
+    /// For how long it was in each [`State`], in nanoseconds, up to `since_ns`.
+    pub total_ns: [u64; STATES],
+    /// Times it waited for a futex and was not woken by a thread that held it, since it was first
+    /// seen.
+    pub unattributed: u64,
+    /// For how long, in nanoseconds.
+    pub unattributed_ns: u64,
+    /// Its [`State`] as a number.
+    pub state: u32,
+    /// Number of the system call that it waits in.
+    pub system_call: u32,
+    /// The stack stands for so many; 0: none was taken.
+    pub weight: u32,
+    /// 1: whoever woke it was charged.
+    pub is_attributed: u32,
+    /// How many of its stacks are taken.
+    pub pace: Pace,
+}
+
+/// One of how many is taken, so that about as many are taken in each period whatever comes.
+///
+/// What is taken depends on what came before alone: whoever weighs each that was taken with
+/// [`Self::weight`] as it was then gets the sum right on average.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// The period that it is of: its number.
+    period: u32,
+    /// Taken in it.
+    taken: u16,
+    /// One of so many is taken: its logarithm, base 2.
+    shift: u16,
+}
+
+/// Length of a period of a [`Pace`], as the logarithm, base 2, of nanoseconds: 134 ms.
+const PERIOD_SHIFT: u32 = 27;
+
+/// One of at most so many is taken: the logarithm, base 2.
+const MAX_SHIFT: u16 = 16;
+
+impl Pace {
+    /// One of how many is to be taken now: a power of two. `most`: how many may be in a period; 0:
+    /// all.
+    #[inline(always)]
+    pub const fn weight(&mut self, now_ns: u64, most: u32) -> u32 {
+        if most == 0 {
+            return 1;
+        }
+        let period = (now_ns >> PERIOD_SHIFT) as u32;
+        let passed = period.wrapping_sub(self.period);
+        if passed != 0 {
+            let mut less = if passed > MAX_SHIFT as u32 { MAX_SHIFT } else { passed as u16 - 1 };
+            if (self.taken as u32) < most / 4 {
+                less += 1;
+            }
+            self.shift = self.shift.saturating_sub(less);
+            self.period = period;
+            self.taken = 0;
+        }
+        1 << (self.shift & 31)
+    }
+
+    /// Notes that one was taken.
+    #[inline(always)]
+    pub const fn took(&mut self, most: u32) {
+        if most == 0 {
+            return;
+        }
+        self.taken = self.taken.saturating_add(1);
+        if self.taken as u32 >= most && self.shift < MAX_SHIFT {
+            self.shift += 1;
+            self.taken = (most / 2) as u16;
+        }
+    }
+}
+
+/// How many a [`Pace`] takes in a period so that it takes `in_second` of them; 0: all.
+pub const fn in_period(in_second: u32) -> u32 {
+    if in_second == 0 {
+        return 0;
+    }
+    let most = (in_second as u64) << PERIOD_SHIFT;
+    let most = most / 1_000_000_000;
+    // Four, so that less than a quarter is something.
+    if most < 4 {
+        4
+    } else if most > u16::MAX as u64 {
+        u16::MAX as u32
+    } else {
+        most as u32
+    }
+}
+
+/// Whether a wait of `length_ns` is kept, if `random` is even over all numbers: each that is as long
+/// as `rate_ns`, and of shorter ones a share, as Go's `SetBlockProfileRate` has it.
+#[inline(always)]
+pub const fn is_kept(length_ns: u64, rate_ns: u64, random: u32) -> bool {
+    // The rate is at most some seconds: the product fits.
+    length_ns >= rate_ns || (random as u64 * (rate_ns >> 8)) >> 24 < length_ns
+}
+
+const _: () = assert!(size_of::<Thread>() == 184);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that look random: xorshift.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u32 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 32) as u32
+        }
+    }
+
+    /// What comes every `gap_ns` for a second: how many are taken, and what they stand for.
+    fn second(
+        pace: &mut Pace,
+        from_ns: u64,
+        gap_ns: u64,
+        most: u32,
+        random: &mut Random,
+    ) -> [u64; 2] {
+        let (mut taken, mut sum) = (0, 0);
+        for n in 0..1_000_000_000 / gap_ns {
+            let weight = pace.weight(from_ns + n * gap_ns, most);
+            if random.next() & (weight - 1) == 0 {
+                pace.took(most);
+                taken += 1;
+                sum += u64::from(weight);
+            }
+        }
+        [taken, sum]
+    }
+
+    #[test]
+    fn as_many_are_taken_whatever_comes() {
+        let most = in_period(200);
+        let mut random = Random(88_172_645_463_325_252);
+        let mut pace = Pace::default();
+        for (second_number, gap_ns) in
+            [1_000_000, 5_000, 5_000, 5_000, 5_000].into_iter().enumerate()
+        {
+            let from_ns = second_number as u64 * 1_000_000_000;
+            let [taken, sum] = second(&mut pace, from_ns, gap_ns, most, &mut random);
+            let all = 1_000_000_000 / gap_ns;
+            assert!((100..600).contains(&taken), "{taken} of {all}");
+            let off = sum as f64 / all as f64 - 1.0;
+            assert!(off.abs() < 0.35, "{sum} for {all}");
+        }
+    }
+
+    #[test]
+    fn on_average_the_sum_is_right() {
+        let most = in_period(200);
+        let mut random = Random(42);
+        let (mut sum, mut all) = (0, 0);
+        for _ in 0..200 {
+            let mut pace = Pace::default();
+            sum += second(&mut pace, 0, 20_000, most, &mut random)[1];
+            all += 50_000;
+        }
+        let off = sum as f64 / f64::from(all) - 1.0;
+        assert!(off.abs() < 0.01, "{off}");
+    }
+
+    #[test]
+    fn few_are_all_taken() {
+        let mut random = Random(1);
+        for most in [0, in_period(200)] {
+            let mut pace = Pace::default();
+            let [taken, sum] = second(&mut pace, 0, 10_000_000, most, &mut random);
+            assert_eq!((taken, sum), (100, 100));
+        }
+        let mut pace = Pace::default();
+        assert_eq!(second(&mut pace, 0, 10_000, 0, &mut random), [100_000, 100_000]);
+    }
+
+    #[test]
+    fn a_quiet_second_after_a_busy_one_is_taken_whole() {
+        let most = in_period(200);
+        let mut random = Random(9);
+        let mut pace = Pace::default();
+        second(&mut pace, 0, 2_000, most, &mut random);
+        assert!(pace.weight(1_000_000_000, most) > 100);
+        assert_eq!(pace.weight(5_000_000_000, most), 1);
+    }
+
+    #[test]
+    fn short_waits_are_kept_by_their_share() {
+        let mut random = Random(7);
+        for (length_ns, rate_ns) in
+            [(1_000, 1_000_000), (250_000, 1_000_000), (1_000_000, 1_000_000)]
+        {
+            let kept = (0..100_000).filter(|_| is_kept(length_ns, rate_ns, random.next())).count();
+            let share = length_ns as f64 / rate_ns as f64;
+            assert!((kept as f64 / 1e5 - share).abs() < 0.01, "{kept} of {length_ns}");
+        }
+        assert!(is_kept(0, 0, 5) && is_kept(1, 1, u32::MAX));
+    }
+}
