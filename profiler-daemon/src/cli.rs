@@ -14,6 +14,9 @@ use crate::{
     profile::Kind,
 };
 
+/// Stacks of waits that are taken of a thread in a second.
+pub(crate) const BLOCK_STACKS: u32 = 200;
+
 const AFTER_HELP: &str = "\
 Examples:
   sudo rprofd --pid 1234 -d 30        profile a process for 30 seconds
@@ -206,7 +209,7 @@ pub struct Recording {
     pub block_rate: Option<Duration>,
 
     /// Take so many stacks of waits of a thread in a second; each stands for others then. 0: all
-    #[arg(help_heading = "Waits", long, value_name = "COUNT", env = "RPROFD_BLOCK_STACKS", default_value_t = 200,
+    #[arg(help_heading = "Waits", long, value_name = "COUNT", env = "RPROFD_BLOCK_STACKS", default_value_t = BLOCK_STACKS,
           value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub block_stacks: u32,
 

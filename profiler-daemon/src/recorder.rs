@@ -318,7 +318,7 @@ impl Recorder {
             self.take_orders()?;
             self.take_side_band();
             self.serve_reader()?;
-            self.follow_looks()?;
+            self.follow_looks();
             if much_waits || self.more_waits {
                 self.drain();
             }
@@ -385,6 +385,7 @@ impl Recorder {
                 Order::Off(off) => {
                     self.sampler.set_off(off);
                     self.is_off = off;
+                    self.follow_kinds()?;
                     self.follow_machine()?;
                 }
                 Order::Configure { hertz, window, limits } if !self.stopping => {
@@ -406,12 +407,13 @@ impl Recorder {
     /// Ends sampling, takes what is still under way, and closes the last window.
     fn stop(&mut self) -> Result<(), RecordError> {
         let begin = Instant::now();
-        self.follow_looks()?;
+        self.follow_looks();
         while !self.looks.is_empty() && begin.elapsed() < LAST_LOOKS {
             self.wait()?;
             self.take_side_band();
             self.serve_reader()?;
-            self.follow_looks()?;
+            self.fetch()?;
+            self.follow_looks();
         }
         self.sampler.disable()?;
         let until = clock::boot_ns() + HOLD_BACK_NS;

@@ -51,7 +51,8 @@ pub enum RunError {
     #[error(
         "for users without privileges rprofd serve, at {}, records with --pid PID or -- COMMAND, \
          of their own processes, without --window, --user-only, --kernel-only, --event, \
-         --no-inlines and --ignore-defects\n{}",
+         --no-inlines, --ignore-defects, --block-rate, \
+         --block-stacks and --mutex-fraction\n{}",
         .0.display(),
         rights::advice()
     )]
@@ -265,14 +266,25 @@ fn can_be_asked_for(options: &Options) -> Result<(), RunError> {
         && options.exe.is_empty()
         && options.cgroup.is_empty()
         && options.unit.is_empty());
-    let cli::Recording { event, no_inlines, ignore_defects, .. } = options.recording;
+    let cli::Recording {
+        event,
+        no_inlines,
+        ignore_defects,
+        block_rate,
+        block_stacks,
+        mutex_fraction,
+        ..
+    } = options.recording;
     let is_plain = options.window.is_none()
         && options.kind.len() == 1
         && !options.user_only
         && !options.kernel_only
         && matches!(event, cli::EventOption::CpuClock)
         && !no_inlines
-        && !ignore_defects;
+        && !ignore_defects
+        && block_rate.is_none()
+        && block_stacks == cli::BLOCK_STACKS
+        && mutex_fraction == 1;
     if asks_for_processes && !has_patterns && is_plain {
         return Ok(());
     }

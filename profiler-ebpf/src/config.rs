@@ -74,6 +74,8 @@ pub struct Control {
     pub cpu_pace: u32,
     /// Fills the size to a multiple of 8.
     pub reserved: u32,
+    /// Since when threads are followed: boot-time clock, in nanoseconds.
+    pub followed_ns: u64,
 }
 
 /// Bits of [`Control::waits`].

@@ -14,7 +14,7 @@ use profiler_ebpf::{
 use crate::{
     maps::{SNAPSHOTS, TARGETS, config},
     registers,
-    task::Task,
+    task::{TASK_DEAD, Task},
 };
 
 /// `struct bpf_iter__task` (`kernel/bpf/task_iter.c`).
@@ -64,6 +64,11 @@ fn write(file: *mut seq_file, task_btf: *mut task_struct) -> Option<()> {
     if !task.flags(&config)?.user_code {
         return None;
     }
+    // It has ended; somebody is still to ask how.
+    let state = task.state(&config)?;
+    if state & TASK_DEAD != 0 {
+        return None;
+    }
     let pid = task.tgid(&config)?;
     let start_ns = task.process_start_ns(&config)?;
     let exec_id = task.exec_id(&config)?;
@@ -85,7 +90,7 @@ fn write(file: *mut seq_file, task_btf: *mut task_struct) -> Option<()> {
     header.sample.tid = task.tid(&config)?;
     header.sample.exec_id = exec_id;
     header.sample.comm = task.comm(&config)?;
-    header.state = task.state(&config)?;
+    header.state = state;
     header.is_on_cpu = task.is_on_cpu(&config)?;
     header.switches = task.switches(&config)?;
     header.registers = registers::all(task_btf);

@@ -23,11 +23,8 @@ use profiler_ebpf::{
 use crate::{
     maps::{CONTROL, PACES, RECORDS, SCRATCH, TARGETS, THREADS, config, count, submit_flags},
     registers, stacks,
-    task::Task,
+    task::{TASK_DEAD, Task},
 };
-
-/// `TASK_DEAD`: the thread will not run again (`include/linux/sched.h`).
-const TASK_DEAD: u32 = 0x80;
 
 /// `sched_switch(preempt, prev, next, prev_state)` (`include/trace/events/sched.h`): runs in the
 /// thread that gives the CPU up.
@@ -55,7 +52,8 @@ fn leave(
     now_ns: u64,
 ) -> Option<()> {
     // SAFETY: the helper has no arguments.
-    let tid = unsafe { bpf_get_current_pid_tgid() } as u32;
+    let current = unsafe { bpf_get_current_pid_tgid() };
+    let tid = current as u32;
     if tid == 0 {
         return None;
     }
@@ -64,8 +62,15 @@ fn leave(
     // SAFETY: the helper has no arguments; its result is the current task.
     let task_btf = unsafe { bpf_get_current_task_btf() };
     let task = Task(task_btf.cast_const().cast());
-    let thread = THREADS.get_ptr_mut(tid).or_else(|| first_seen(task, tid, config, now_ns))?;
-    // SAFETY: the value stays while the program runs. Others change single words of it at most.
+    let known = THREADS.get_ptr_mut(tid).filter(|thread| {
+        // SAFETY: the value stays while the program runs.
+        unsafe { (**thread).sample.pid == (current >> 32) as u32 }
+    });
+    let thread = match known {
+        Some(thread) => thread,
+        None => first_seen(task, tid, config, control)?,
+    };
+    // SAFETY: as above. Others change single words of it at most.
     let thread = unsafe { &mut *thread };
     if thread.state == State::Running as u32 {
         thread.total_ns[State::Running as usize] += now_ns.wrapping_sub(thread.since_ns);
@@ -83,7 +88,6 @@ fn leave(
     } else {
         State::Runnable
     };
-    thread.state = state as u32;
     thread.since_ns = now_ns;
     thread.woken_ns = 0;
     thread.weight = 0;
@@ -91,6 +95,9 @@ fn leave(
     if is_waiting {
         (thread.system_call, thread.argument) = registers::system_call(task_btf);
     }
+    // Last: who wakes it, on another CPU, looks at this first.
+    // SAFETY: an aligned word of the map's value.
+    unsafe { core::ptr::write_volatile(&raw mut thread.state, state as u32) };
     let wanted = if is_waiting { waits::BLOCK | waits::WALL } else { waits::WALL };
     if control.waits & wanted == 0 {
         return None;
@@ -138,7 +145,7 @@ fn leave(
 
 /// Begins to keep something of a thread, if it is to be profiled.
 #[inline(always)]
-fn first_seen(task: Task, tid: u32, config: &Config, now_ns: u64) -> Option<*mut Thread> {
+fn first_seen(task: Task, tid: u32, config: &Config, control: &Control) -> Option<*mut Thread> {
     let flags = task.flags(config)?;
     if !flags.user_code {
         return None;
@@ -149,7 +156,8 @@ fn first_seen(task: Task, tid: u32, config: &Config, now_ns: u64) -> Option<*mut
     sample.pid = task.tgid(config)?;
     sample.start_ns = task.process_start_ns(config)?;
     sample.exec_id = task.exec_id(config)?;
-    thread.since_ns = now_ns;
+    // It ran until now, as far as is known.
+    thread.since_ns = task.start_ns(config)?.max(control.followed_ns);
     if config.mode != Mode::All as u32 {
         // SAFETY: the value is looked at before anything can replace it.
         let target = unsafe { TARGETS.get(thread.sample.pid) };
@@ -181,7 +189,7 @@ fn enter(
     let begin_ns = thread.since_ns;
     let length_ns = now_ns.wrapping_sub(begin_ns);
     if thread.state == State::Waiting as u32 {
-        if thread.woken_ns < begin_ns {
+        if thread.woken_ns < begin_ns || thread.woken_ns > now_ns {
             thread.woken_ns = now_ns;
         }
         let woken_ns = thread.woken_ns;

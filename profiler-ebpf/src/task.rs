@@ -9,6 +9,9 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// user code.
 const PF_USER_WORKER: u32 = 0x0000_4010;
 
+/// `TASK_DEAD`: the thread will not run again (`include/linux/sched.h`).
+pub(crate) const TASK_DEAD: u32 = 0x80;
+
 /// A `task_struct`, or another structure of the kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Task(pub(crate) *const u8);
@@ -85,6 +88,12 @@ impl Task {
         }
         let Some(queue) = self.read::<*const u8>(config.task_cfs_rq) else { return false };
         Task(queue).read::<i32>(config.cfs_rq_throttle_count).is_some_and(|count| count > 0)
+    }
+
+    /// Its own start: boot-time clock, in nanoseconds.
+    #[inline(always)]
+    pub(crate) fn start_ns(self, config: &Config) -> Option<u64> {
+        self.read(config.task_start_boottime)
     }
 
     /// `start_boottime` of the process's first thread, in nanoseconds.

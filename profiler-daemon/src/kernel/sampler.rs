@@ -105,6 +105,8 @@ impl Losses {
 pub struct Sampler {
     pub(super) object: Object,
     pub(super) waits: Waits,
+    /// Since when threads are followed: boot-time clock.
+    pub(super) followed_ns: u64,
     ranges: RangeMap,
     tables: TableMap,
     cpus: CpuSet,
@@ -146,6 +148,7 @@ impl Sampler {
         let mut sampler = Self {
             object,
             waits: Waits::default(),
+            followed_ns: 0,
             ranges,
             tables,
             cpus,
@@ -258,6 +261,7 @@ impl Sampler {
             ..Control::default()
         };
         self.waits.tell(&mut control);
+        control.followed_ns = self.followed_ns;
         self.object.control.set(0, control, 0).map_err(|error| from_aya(&error))
     }
 

@@ -39,7 +39,7 @@ pub struct Waits {
 
 impl Waits {
     /// Whether anything is kept of threads.
-    const fn has_threads(&self) -> bool {
+    pub const fn has_threads(&self) -> bool {
         self.block || self.wall || self.mutex
     }
 
@@ -87,6 +87,9 @@ impl Sampler {
     /// [`KernelError`].
     pub fn set_waits(&mut self, waits: Waits) -> Result<(), KernelError> {
         let had_threads = self.waits.has_threads();
+        if waits.has_threads() && !had_threads {
+            self.followed_ns = boot_ns();
+        }
         self.waits = waits;
         self.tell()?;
         self.object.set_attached(Tracepoint::Spawn, waits.spawns)?;
@@ -101,6 +104,11 @@ impl Sampler {
             }
         }
         Ok(())
+    }
+
+    /// Forgets a thread: it turned out not to be profiled.
+    pub fn forget_thread(&mut self, tid: u32) {
+        let _ = self.object.threads.remove(&tid);
     }
 
     /// Makes a thread known that waits already, unless it is known.
@@ -134,6 +142,11 @@ impl Sampler {
         }
         Ok(threads)
     }
+}
+
+fn boot_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Decodes a wait.

@@ -6,6 +6,12 @@ use super::{Profile, frame::KERNEL_START};
 const STEP: u64 = 16;
 
 impl Profile {
+    /// Leaves out comments that may be of other processes than its own.
+    pub fn hide_others(&mut self) {
+        let tells = |it: &String| it.starts_with("deadlock") || it.starts_with("unattributed");
+        self.comments.retain(|comment| !tells(comment));
+    }
+
     /// Puts made-up addresses in the place of the kernel's own, for readers who are not to know
     /// them: its functions keep their names, and are told apart.
     pub fn hide_kernel_addresses(&mut self) {

@@ -224,7 +224,7 @@ impl Collections {
             id: self.next_id,
             kind,
             aggregate: Aggregate::default(),
-            threads: Threads::default(),
+            threads: Threads::at_begin(kind, &Stock::default()),
             notes: Vec::new(),
             look: if kind.looks_at_threads() { LookFor::Wanted } else { LookFor::Nothing },
             start: SystemTime::now(),
@@ -277,7 +277,7 @@ impl Collections {
         for it in self.all.iter_mut().filter(|it| ends.contains(&it.id)) {
             end(it, now_ns, counted, &self.rates);
             let mut threads = std::mem::take(&mut it.threads);
-            threads.close(stock, |id| it.is_of(table.life(id)));
+            threads.close(stock, it.from_ns, |id| it.is_of(table.life(id)));
             it.threads = threads;
         }
     }
@@ -289,7 +289,7 @@ impl Collections {
         let ended_ns = ended.map(|it| it.until_ns).max();
         for kind in self.window_kinds.clone() {
             let next = self.add(kind, Scope::All, self.window_hertz, None, None, counted);
-            next.threads = Threads::at_begin(stock);
+            next.threads = Threads::at_begin(kind, stock);
             next.from_ns = ended_ns.unwrap_or(next.from_ns);
         }
     }
@@ -320,7 +320,9 @@ impl Collections {
         time_ns: u64,
     ) -> impl Iterator<Item = &'a mut Threads> {
         let is_of = move |it: &&mut Collection| {
-            (it.from_ns..it.until_ns).contains(&time_ns) && it.is_of(life)
+            matches!(it.kind, Kind::Wall | Kind::Mutex)
+                && (it.from_ns..it.until_ns).contains(&time_ns)
+                && it.is_of(life)
         };
         self.all.iter_mut().filter(is_of).map(|it| &mut it.threads)
     }
@@ -334,6 +336,11 @@ impl Collections {
             (it.id, it.kind, it.from_ns)
         });
         begin.collect()
+    }
+
+    /// Whether a collection is there and not over.
+    pub(super) fn is_open(&self, id: CollectionId) -> bool {
+        self.all.iter().any(|it| it.id == id && it.ended.is_none())
     }
 
     /// Whether a collection asks for a process.
@@ -393,7 +400,7 @@ impl Collections {
         let Request { kind, scope, hertz, duration, addresses: _, viewer, tag, started, reply } =
             request;
         let collection = self.add(kind, scope, hertz, Some(duration), Some(reply), before);
-        collection.threads = Threads::at_begin(stock);
+        collection.threads = Threads::at_begin(kind, stock);
         (collection.viewer, collection.tag, collection.members) = (viewer, tag, members);
         if let Some(started) = started {
             // Whoever asked may have gone.
@@ -491,6 +498,11 @@ impl Collections {
     pub(super) fn get_mut(&mut self, id: CollectionId) -> Option<&mut Aggregate> {
         let mut all = self.all.iter_mut();
         all.find(|collection| collection.id == id).map(|collection| &mut collection.aggregate)
+    }
+
+    /// The processes that something is known of beside what was added up.
+    pub(super) fn lives(&self) -> impl Iterator<Item = LifeId> {
+        self.all.iter().flat_map(|collection| collection.threads.lives())
     }
 
     /// What was added up in each.

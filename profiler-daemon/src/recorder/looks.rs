@@ -32,6 +32,9 @@ const MOST_ROUNDS: u32 = 4;
 /// How long stacks and unwind tables are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Stacks of a look take so many bytes at most: those of threads that come later are left out.
+const MOST_BYTES: usize = 64 << 20;
+
 /// Bytes of a lock that are read to know who has it.
 const LOCK_BYTES: usize = 16;
 
@@ -52,6 +55,8 @@ pub(super) struct Look {
     done: Vec<Looked>,
     /// What was found out of locks that threads wait for: who has them.
     owners: HashMap<u32, u32>,
+    /// Bytes of stacks that were read.
+    bytes: usize,
     phase: Phase,
 }
 
@@ -67,6 +72,8 @@ struct Looked {
     thread: Snapshot,
     image: ImageRef,
     stack: Option<StackCopy>,
+    /// It has not held still.
+    has_moved: bool,
 }
 
 impl Recorder {
@@ -81,6 +88,7 @@ impl Recorder {
             outstanding: 0,
             done: Vec::new(),
             owners: HashMap::new(),
+            bytes: 0,
             phase: Phase::Stacks,
         };
         let mut threads = self.snapshot_for(id)?;
@@ -106,7 +114,7 @@ impl Recorder {
             let life = self.table.life(image.life);
             let is_ours = life.is_some_and(|life| life.is_ours(image.image));
             if is_profiled && !is_ours && self.collections.asks_for(id, life) {
-                looked.push(Looked { thread, image, stack: None });
+                looked.push(Looked { thread, image, stack: None, has_moved: false });
             }
         }
         Ok(looked)
@@ -133,9 +141,12 @@ impl Recorder {
     }
 
     /// Goes on with looks as far as that goes now.
-    pub(super) fn follow_looks(&mut self) -> Result<(), RecordError> {
+    pub(super) fn follow_looks(&mut self) {
         for (id, kind, from_ns) in self.collections.take_wanted_looks() {
-            self.begin_look(id, (kind == Kind::Wall).then_some(from_ns))?;
+            if let Err(error) = self.begin_look(id, (kind == Kind::Wall).then_some(from_ns)) {
+                tracing::error!("it cannot be seen what threads do: {error}");
+                self.collections.looked(id, Duration::ZERO, &[]);
+            }
         }
         for read in self.symbolizer.take_stacks() {
             let is_of = |look: &&mut Look| tag(look.id, 0) == read.tag & !0xffff;
@@ -146,7 +157,12 @@ impl Recorder {
             let threads = threads.get_mut(from..).unwrap_or_default();
             for (looked, bytes) in threads.iter_mut().zip(read.stacks) {
                 match look.phase {
-                    Phase::Stacks => looked.stack = Some(looked.thread.stack(bytes)),
+                    // What cannot be read, or is too much, is left out.
+                    Phase::Stacks if !bytes.is_empty() && look.bytes <= MOST_BYTES => {
+                        look.bytes += bytes.len();
+                        looked.stack = Some(looked.thread.stack(bytes));
+                    }
+                    Phase::Stacks => {}
                     _ => {
                         if let Some(owner) = owner(&bytes) {
                             look.owners.insert(looked.thread.sample.tid, owner);
@@ -156,16 +172,14 @@ impl Recorder {
             }
         }
         let mut looks = std::mem::take(&mut self.looks);
-        let mut result = Ok(());
-        looks.retain_mut(|look| match self.follow_look(look) {
-            Ok(goes_on) => goes_on,
-            Err(error) => {
-                result = Err(error);
+        looks.retain_mut(|look| {
+            self.follow_look(look).unwrap_or_else(|error| {
+                tracing::error!("it cannot be seen what threads do: {error}");
+                self.collections.looked(look.id, look.begun.elapsed(), &[]);
                 false
-            }
+            })
         });
         self.looks.extend(looks);
-        result
     }
 
     /// Goes on with one; `false`: it is over.
@@ -174,8 +188,12 @@ impl Recorder {
         if look.outstanding > 0 && !is_late {
             return Ok(true);
         }
+        // What has not come by now is not waited for.
+        look.outstanding = 0;
         if look.phase == Phase::Stacks {
-            self.check_stacks(look)?;
+            if !look.asked.is_empty() {
+                self.check_stacks(look)?;
+            }
             if look.outstanding > 0 {
                 return Ok(true);
             }
@@ -191,9 +209,12 @@ impl Recorder {
             look.phase = Phase::Walks;
             let asked = std::mem::take(&mut look.asked);
             look.done.extend(asked.into_values().flatten());
+            self.check_owners(look)?;
         }
         let mut waiting = Vec::new();
         for looked in std::mem::take(&mut look.done) {
+            // What is made known has to be so now.
+            let is_late = is_late || look.seeds_ns.is_some();
             if let Some(looked) = self.add_looked(look, looked, is_late) {
                 waiting.push(looked);
             }
@@ -225,9 +246,11 @@ impl Recorder {
                 look.done.push(looked);
             } else if look.round < MOST_ROUNDS && look.begun.elapsed() < PATIENCE {
                 let Looked { thread, image, .. } = again;
-                moved.push(Looked { thread: thread.clone(), image: *image, stack: None });
+                let thread = thread.clone();
+                moved.push(Looked { thread, image: *image, stack: None, has_moved: false });
             } else {
                 looked.stack = None;
+                looked.has_moved = true;
                 looked.thread = again.thread.clone();
                 look.done.push(looked);
             }
@@ -235,6 +258,39 @@ impl Recorder {
         if !moved.is_empty() {
             self.ask_stacks(look, moved);
         }
+        Ok(())
+    }
+
+    /// Leaves of the owners of locks those that have them still, while the same threads wait.
+    fn check_owners(&mut self, look: &mut Look) -> Result<(), RecordError> {
+        if look.owners.is_empty() {
+            return Ok(());
+        }
+        let now: HashMap<u32, u64> = self
+            .snapshot_for(look.id)?
+            .into_iter()
+            .map(|looked| (looked.thread.sample.tid, looked.thread.switches))
+            .collect();
+        let before: HashMap<u32, (u32, u64)> = look
+            .done
+            .iter()
+            .filter(|looked| {
+                // Its lock has the id that the owner has in its own namespace.
+                let life = self.table.life(looked.image.life);
+                life.is_some_and(|life| life.inner_pid == life.process.pid)
+            })
+            .map(|looked| {
+                let Sample { tid, pid, .. } = looked.thread.sample;
+                (tid, (pid, looked.thread.switches))
+            })
+            .collect();
+        let held_still = |tid: &u32| {
+            let (pid, switches) = before.get(tid)?;
+            (now.get(tid) == Some(switches)).then_some(*pid)
+        };
+        look.owners.retain(|waiter, owner| {
+            held_still(waiter).is_some_and(|pid| held_still(owner) == Some(pid))
+        });
         Ok(())
     }
 
@@ -262,7 +318,7 @@ impl Recorder {
     /// Adds a thread to a collection, or makes it known; it comes back if it has to wait for unwind tables, unless it
     /// is late for that.
     fn add_looked(&mut self, look: &Look, looked: Looked, is_late: bool) -> Option<Looked> {
-        let Looked { thread, image, stack } = &looked;
+        let Looked { thread, image, stack, has_moved } = &looked;
         let mut sample = thread.sample;
         sample.epoch = self.sampler.epoch();
         sample.outcome = Outcome::None as u32;
@@ -286,7 +342,8 @@ impl Recorder {
             (sample.kernel_stack, sample.kernel_check) = self.raw_stack(&thread.kernel);
         }
         if let Some(since_ns) = look.seeds_ns {
-            if stack.is_some() {
+            let is_wanted = self.collections.is_open(look.id) && self.sampler.waits().wall;
+            if !has_moved && is_wanted {
                 let tid = sample.tid;
                 self.sampler.seed(tid, &thread.waiting(sample, since_ns));
                 self.seeded.insert(tid, since_ns);
@@ -294,8 +351,7 @@ impl Recorder {
             return None;
         }
         let weighed = Weighed {
-            // Whose stack is not known has moved.
-            state: if stack.is_none() { State::Running } else { thread.state },
+            state: if *has_moved { State::Running } else { thread.state },
             system_call: thread.system_call.0,
             measured: Measured { count: 1.0, time_ns: 0.0 },
         };

@@ -78,7 +78,13 @@ impl Recorder {
                 self.set_rate(self.collections.rate().max(request.hertz))?;
             }
             let waits = self.settings.closeness.waits(&[kind].into());
-            self.sampler.set_waits(self.sampler.waits().and(waits))?;
+            // Whoever waits for it hears that there is none.
+            if !self.is_off
+                && let Err(error) = self.sampler.set_waits(self.sampler.waits().and(waits))
+            {
+                tracing::error!("{} cannot be recorded here: {error}", kind.name());
+                return self.follow_kinds();
+            }
             let stock = self.stock()?;
             let before = self.counted()?;
             let there = self.table.lives().filter(|life| life.is_there());

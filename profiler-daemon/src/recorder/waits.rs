@@ -32,7 +32,7 @@ pub struct Closeness {
 }
 
 /// So many stacks of waits are taken on a CPU in a second, unless all are.
-const CPU_STACKS: u32 = 5_000;
+const CPU_STACKS: u32 = 2_000;
 
 impl Default for Closeness {
     fn default() -> Self {
@@ -74,6 +74,8 @@ impl Stock {
 /// What a collection knows of threads as they were at its begin, and as they ended.
 #[derive(Debug, Default)]
 pub(super) struct Threads {
+    /// All of it is of use: of wall time. Else only what nobody was charged with.
+    is_of_wall: bool,
     /// By thread: its process's start, and how much there was of it.
     begin: HashMap<u32, (u64, Sums)>,
     /// Those that have ended since: how much there was of each.
@@ -127,12 +129,15 @@ impl Sums {
 
 impl Threads {
     /// Those that are there at a collection's begin.
-    pub(super) fn at_begin(stock: &Stock) -> Self {
+    pub(super) fn at_begin(kind: Kind, stock: &Stock) -> Self {
+        if !matches!(kind, Kind::Wall | Kind::Mutex) {
+            return Self::default();
+        }
         let begin = stock.threads.iter().map(|(_, thread)| {
             let sums = Sums::of(thread, stock.now_ns);
             (thread.sample.tid, (thread.sample.start_ns, sums))
         });
-        Self { begin: begin.collect(), ..Self::default() }
+        Self { is_of_wall: kind == Kind::Wall, begin: begin.collect(), ..Self::default() }
     }
 
     /// What came on top for a thread.
@@ -152,6 +157,9 @@ impl Threads {
         self.unattributed += sums.unattributed;
         self.unattributed_ns += sums.unattributed_ns;
         self.begin.remove(&tid);
+        if !self.is_of_wall {
+            return;
+        }
         let (totals, known) = self.ended.entry((life, tid)).or_insert(([0; STATES], comm));
         *known = comm;
         for (total, more) in totals.iter_mut().zip(sums.total_ns) {
@@ -160,12 +168,25 @@ impl Threads {
     }
 
     /// The collection ends as `stock` is taken.
-    pub(super) fn close(&mut self, stock: &Stock, is_asked_for: impl Fn(LifeId) -> bool) {
+    pub(super) fn close(
+        &mut self,
+        stock: &Stock,
+        from_ns: u64,
+        is_asked_for: impl Fn(LifeId) -> bool,
+    ) {
+        let length_ns = stock.now_ns.saturating_sub(from_ns);
         for (life, thread) in stock.threads.iter().filter(|(life, _)| is_asked_for(*life)) {
             let Sample { tid, start_ns, comm, .. } = thread.sample;
-            let sums = self.since_begin(tid, start_ns, &Sums::of(thread, stock.now_ns));
+            let mut sums = self.since_begin(tid, start_ns, &Sums::of(thread, stock.now_ns));
             self.unattributed += sums.unattributed;
             self.unattributed_ns += sums.unattributed_ns;
+            if !self.is_of_wall {
+                continue;
+            }
+            // One that was not known at the begin ran before that, too.
+            let all: u64 = sums.total_ns.iter().sum();
+            let running_ns = &mut sums.total_ns[State::Running as usize];
+            *running_ns = running_ns.saturating_sub(all.saturating_sub(length_ns));
             self.closed.insert((*life, tid), (sums.total_ns, comm));
         }
     }
@@ -182,9 +203,16 @@ impl Threads {
         all
     }
 
+    /// The processes that something is known of.
+    pub(super) fn lives(&self) -> impl Iterator<Item = LifeId> {
+        self.ended.keys().chain(self.closed.keys()).map(|(life, _)| *life)
+    }
+
     /// A wait was not over when the collection ended, and counts until then.
     fn note_open(&mut self, tid: u32, begin_ns: u64) {
-        self.open.insert((tid, begin_ns));
+        if self.is_of_wall {
+            self.open.insert((tid, begin_ns));
+        }
     }
 
     /// Whether a wait that is over now has counted already.
@@ -297,6 +325,10 @@ impl Recorder {
             self.settings.filter.is_all() || self.is_profiled(image.life, start_ns, exec_id)?;
         let is_ours = self.table.life(image.life).is_some_and(|life| life.is_ours(image.image));
         if is_ours || !is_asked_for {
+            if !is_asked_for {
+                // Where that is known by now, its threads are left alone.
+                self.sampler.forget_thread(tid);
+            }
             return Ok(());
         }
         let added = match kind {
@@ -367,9 +399,13 @@ impl Recorder {
 
     /// Records what is asked for now, and nothing else.
     pub(super) fn follow_kinds(&mut self) -> Result<(), RecordError> {
-        let waits = self.settings.closeness.waits(&self.collections.wanted_kinds());
+        let kinds = if self.is_off { HashSet::new() } else { self.collections.wanted_kinds() };
+        let waits = self.settings.closeness.waits(&kinds);
         if waits != self.sampler.waits() {
             self.sampler.set_waits(waits)?;
+        }
+        if !waits.has_threads() {
+            self.seeded.clear();
         }
         Ok(())
     }
@@ -439,7 +475,7 @@ mod tests {
     fn each_thread_is_somewhere_all_the_time() {
         let begin =
             Stock { now_ns: 1_000, threads: vec![thread(1, [500, 0, 0, 0], State::Waiting, 900)] };
-        let mut threads = Threads::at_begin(&begin);
+        let mut threads = Threads::at_begin(Kind::Wall, &begin);
         let ended = Wait {
             sample: Sample { tid: 2, start_ns: 5, ..Sample::default() },
             total_ns: [40, 0, 0, 60],
@@ -453,7 +489,7 @@ mod tests {
                 thread(2, [0, 0, 0, 100], State::Waiting, 1_800),
             ],
         };
-        threads.close(&end, |_| true);
+        threads.close(&end, 1_000, |_| true);
         let all = threads.take_all();
         assert_eq!(all[&(LifeId(1), 1)].0, [790, 10, 0, 200]);
         assert_eq!(all[&(LifeId(1), 2)].0, [40, 0, 0, 360], "its id was used again");

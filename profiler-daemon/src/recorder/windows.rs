@@ -210,7 +210,9 @@ impl Recorder {
 
     /// Forgets what no window needs any more.
     fn forget(&mut self) {
-        let keep = self.collections.aggregates().flat_map(Aggregate::lives).collect();
+        let mut keep: HashSet<_> =
+            self.collections.aggregates().flat_map(Aggregate::lives).collect();
+        keep.extend(self.collections.lives());
         let free = self.table.forget(clock::boot_ns(), &keep);
         for &pid in &free {
             self.sampler.forget_target(pid);

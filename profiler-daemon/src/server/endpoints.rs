@@ -322,6 +322,7 @@ async fn profile(
     if render.is_none() {
         render = app.permits.render().await;
     }
+    let is_kept = query.ago.is_some();
     // An hour of a busy machine takes a while: others are answered meanwhile.
     let contents = tokio::task::spawn_blocking(move || {
         let _render = render;
@@ -329,6 +330,9 @@ async fn profile(
         let mut merged = merge(&window, &profiles, name);
         if !peer.sees_all() {
             merged.hide_kernel_addresses();
+            if is_kept {
+                merged.hide_others();
+            }
         }
         format.render(&merged).unwrap_or_default()
     });

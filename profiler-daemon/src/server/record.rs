@@ -129,11 +129,16 @@ fn encode(peer: Peer, window: &Window, profiles: Vec<Profile>) -> Vec<u8> {
         bytes.extend(length.to_le_bytes());
         bytes.extend(encoded);
     };
-    add(&merge(window, &[], MergedName::First));
+    let mut first = merge(window, &[], MergedName::First);
+    if !peer.sees_all() {
+        first.hide_others();
+    }
+    add(&first);
     for mut profile in profiles {
         if profile.processes.iter().all(|it| peer.sees(it)) {
             if !peer.sees_all() {
                 profile.hide_kernel_addresses();
+                profile.hide_others();
             }
             add(&profile);
         }

@@ -58,6 +58,9 @@ impl Symbolizer {
     /// Asks for so many bytes of the stacks of a process's threads, from these avmas on; [`Self::take_stacks`] has
     /// the answer. `false`: no reader is there to ask.
     pub fn read_stacks(&mut self, tag: u64, pid: u32, starts: Vec<u64>, bytes: usize) -> bool {
+        if self.descriptions.strikes.get(&pid).is_some_and(|&strikes| strikes >= STRIKES) {
+            return false;
+        }
         let bytes = bytes as u32;
         let kind = request::Kind::Stacks(Stacks { pid, starts, bytes });
         let link = &mut self.desks.of(Which::Expendable).link;
@@ -74,6 +77,15 @@ impl Symbolizer {
             Outcome::Answer(reply::Kind::Stacks(read)) => read.stacks,
             Outcome::Answer(reply::Kind::Error(error)) => {
                 self.warn(&error);
+                Vec::new()
+            }
+            Outcome::Failed(Failure::Late | Failure::Died) => {
+                // Its memory does not answer: it is not asked again.
+                let strikes = &mut self.descriptions.strikes;
+                if strikes.len() >= MAX_SUSPECTS {
+                    strikes.clear();
+                }
+                *strikes.entry(pid).or_default() += 1;
                 Vec::new()
             }
             Outcome::Answer(_) | Outcome::Failed(_) => Vec::new(),

@@ -5,9 +5,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{
     ARCHITECTURES,
@@ -56,9 +57,17 @@ pub(super) fn install(root: &Path, objects: &[Object]) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the checkout at `root` for each architecture.
+/// Compiles the checkout at `root` for each architecture, all at once: each has one CPU's work.
 pub(super) fn objects(root: &Path, tools: &Tools) -> Result<Vec<Object>> {
-    ARCHITECTURES.into_iter().map(|arch| object(root, arch, tools)).collect()
+    thread::scope(|scope| {
+        let compile = |arch| scope.spawn(move || object(root, arch, tools));
+        let compiling: Vec<_> = ARCHITECTURES.into_iter().map(compile).collect();
+        let objects = compiling.into_iter().map(|it| match it.join() {
+            Ok(object) => object,
+            Err(_) => bail!("a thread that compiles has panicked"),
+        });
+        objects.collect()
+    })
 }
 
 fn object(root: &Path, arch: &'static str, tools: &Tools) -> Result<Object> {

@@ -15,7 +15,7 @@ use super::{
 
 /// How often sampling is on and off, by turns: what else the machine does comes and goes, and is
 /// the same for neighbours.
-const PAIRS: usize = 240;
+const PAIRS: usize = 100;
 
 /// What is between the switch and a look.
 const REST: Duration = Duration::from_millis(100);
