@@ -20,7 +20,6 @@ pub mod recorder;
 mod remote;
 pub mod rights;
 pub mod run;
-pub mod schedstat;
 pub mod serve;
 pub mod server;
 pub mod sudo;

@@ -18,6 +18,7 @@ mod own;
 mod pressure;
 mod requests;
 mod settings;
+mod spent;
 mod throttle;
 mod waits;
 mod watch;
@@ -54,6 +55,8 @@ pub use own::Own;
 use pressure::Pressure;
 pub use requests::{Request, Scope};
 pub use settings::Settings;
+pub use spent::Spent;
+use spent::Times;
 use throttle::Throttle;
 pub use waits::Closeness;
 
@@ -109,6 +112,8 @@ pub struct Recorder {
     queue: VecDeque<Queued>,
     copies: Copies,
     looks: Vec<Look>,
+    /// The threads of the processes that were asked for, as they were at the begin.
+    begin: Option<Times>,
     /// Waits whose begin is not known, by thread and when they were first seen.
     seeded: HashMap<u32, u64>,
     raw: RawStacks,
@@ -205,6 +210,7 @@ impl Recorder {
             queue: VecDeque::new(),
             copies: Copies::default(),
             looks: Vec::new(),
+            begin: None,
             seeded: HashMap::new(),
             raw: RawStacks::default(),
             collections,
@@ -302,7 +308,8 @@ impl Recorder {
         }
         // Before the first sample, which would be of no window.
         self.follow_kinds()?;
-        if self.settings.kinds.iter().any(|kind| kind.looks_at_threads()) {
+        let is_pids = self.settings.filter.is_pids();
+        if is_pids || self.settings.kinds.iter().any(|kind| kind.looks_at_threads()) {
             self.sampler.prepare_snapshot()?;
         }
         if self.collections.rate() != self.settings.hertz {
@@ -313,6 +320,10 @@ impl Recorder {
         self.latencies.begin();
         tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.collections.rate());
         self.control.tell(News::Started);
+        self.begin = self.times().unwrap_or_else(|error| {
+            tracing::debug!("how threads spend their time is not told: {error}");
+            None
+        });
         loop {
             let much_waits = self.wait()?;
             self.take_orders()?;
@@ -415,6 +426,7 @@ impl Recorder {
             self.fetch()?;
             self.follow_looks();
         }
+        let spent = self.spent().unwrap_or_default();
         self.sampler.disable()?;
         let until = clock::boot_ns() + HOLD_BACK_NS;
         while clock::boot_ns() < until {
@@ -437,7 +449,7 @@ impl Recorder {
         }
         self.give_copies_up(u32::MAX)?;
         let profiled = self.table.lives().filter(|life| life.profiled == Some(true)).count();
-        self.control.tell(News::Stopped(profiled));
+        self.control.tell(News::Stopped(profiled, spent));
         self.close_window()?;
         self.follow_kinds()
     }

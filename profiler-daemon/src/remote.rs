@@ -17,7 +17,7 @@ use tokio::{net::UnixStream, sync::mpsc::UnboundedReceiver};
 
 use crate::{
     profile::{Kind, Profile, Window, pprof},
-    recorder::{Control, News, Order, RecordError, control::Orders},
+    recorder::{Control, News, Order, RecordError, Spent, control::Orders},
     run::RunError,
     server::GREETING,
 };
@@ -134,7 +134,7 @@ async fn record(control: &Control, asked: &Asked) -> Result<(), String> {
     for profile in &mut profiles {
         profile.kind = *kind;
     }
-    control.tell(News::Stopped(profiles.len()));
+    control.tell(News::Stopped(profiles.len(), Spent::default()));
     control.tell(News::Window(window, profiles));
     Ok(())
 }

@@ -23,9 +23,7 @@ use crate::{
     profile::{Kind, Profile, Window},
     progress::Progress,
     recorder::{Closeness, Control, News, Order, RecordError, Recorder, control::Orders},
-    remote, rights,
-    schedstat::Threads,
-    sudo,
+    remote, rights, sudo,
     targets::Targets,
 };
 
@@ -179,11 +177,9 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
             .collect(),
         sink: Some(sink),
         writing: None,
-        threads: None,
         stops: 0,
     };
     run.until_started(&mut news, &mut signals).await;
-    run.threads = (!options.pid.is_empty()).then(|| Threads::now(targets.pids.clone()));
     let mut status = 0;
     let mut child = None;
     if let Some(waiting) = waiting
@@ -371,8 +367,6 @@ struct Run {
     summaries: Vec<Summary>,
     sink: Option<Sink>,
     writing: Option<JoinHandle<(Sink, files::Report)>>,
-    /// The threads of the processes that were asked for, as they were at the begin.
-    threads: Option<Threads>,
     stops: u32,
 }
 
@@ -391,12 +385,6 @@ impl Run {
 
     fn stop(&mut self) {
         self.stops += 1;
-        if let Some(threads) = self.threads.take() {
-            let spent = threads.since();
-            for summary in &mut self.summaries {
-                summary.spent(spent);
-            }
-        }
         self.orders.give(Order::Stop);
         self.progress.stopping();
     }
@@ -411,9 +399,10 @@ impl Run {
     async fn take(&mut self, told: News) {
         match told {
             News::Started => {}
-            News::Stopped(processes) => {
+            News::Stopped(processes, spent) => {
                 for summary in &mut self.summaries {
                     summary.found(processes);
+                    summary.spent(spent);
                 }
             }
             News::Window(window, profiles) => self.write(window, profiles).await,

@@ -181,7 +181,7 @@ impl Daemon {
                 }
                 self.app.add(window, profiles);
             }
-            News::Stopped(_) => {}
+            News::Stopped(..) => {}
         }
     }
 

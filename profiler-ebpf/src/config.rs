@@ -44,6 +44,10 @@ pub struct Config {
     pub task_nivcsw: u32,
     /// `task_struct.comm`
     pub task_comm: u32,
+    /// `task_struct.se.sum_exec_runtime`
+    pub task_ran: u32,
+    /// `task_struct.sched_info.run_delay`; 0: the kernel does not count it.
+    pub task_delayed: u32,
     /// Fills the size to a multiple of 8.
     pub reserved: u32,
     /// Random start value of stack IDs, so that no program can aim for a collision.

@@ -10,7 +10,7 @@ use profiler_ebpf::{
     config::{self, Config, Control},
     counters::Counters,
     mappings::{Process, Range},
-    record::{MAX_USER_FRAMES, StackHeader},
+    record::{MAX_USER_FRAMES, StackHeader, Wait},
     targets::Target,
     unwind::table::{BLOCK_BYTES, SLAB_BLOCKS, Table},
     waits::{Pace, Thread},
@@ -42,6 +42,8 @@ static CONFIG: Config = Config {
     task_nvcsw: 0,
     task_nivcsw: 0,
     task_comm: 0,
+    task_ran: 0,
+    task_delayed: 0,
     reserved: 0,
     seed: 0,
 };
@@ -88,6 +90,23 @@ pub(crate) static PROCESSES: HashMap<u32, Process> =
 #[map]
 pub(crate) static THREADS: HashMap<u32, Thread> =
     HashMap::with_max_entries(1, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+/// The run's constants where they are: a copy would be too big for the stack of some programs.
+#[inline(always)]
+pub(crate) fn config_in_place() -> &'static Config {
+    // SAFETY: CONFIG is initialized, and nobody writes to it while programs run. The compiler is not to
+    // know what it was before the daemon replaced it.
+    unsafe { &*core::hint::black_box(&raw const CONFIG) }
+}
+
+/// What is too big for the BPF stack beside the walk of a user's: where a CPU puts it together.
+#[repr(C)]
+pub(crate) struct WaitSpace {
+    pub(crate) wait: Wait,
+    pub(crate) thread: Thread,
+}
+
+#[map]
+pub(crate) static WAIT_SPACE: PerCpuArray<WaitSpace> = PerCpuArray::with_max_entries(1, 0);
 /// Where records of a snapshot are put together.
 #[map]
 pub(crate) static SNAPSHOTS: PerCpuArray<SnapshotSpace> = PerCpuArray::with_max_entries(1, 0);

@@ -71,6 +71,10 @@ pub struct SnapshotHeader {
     pub frames: u64,
     /// How often it gave its CPU up since it began.
     pub switches: u64,
+    /// For how long it had a CPU since it began, in nanoseconds.
+    pub ran_ns: u64,
+    /// For how long it was ready and waited for one, in nanoseconds.
+    pub delayed_ns: u64,
     /// First argument of the system call that it is in.
     pub argument: u64,
     /// `task_struct.__state`: 0 is running or runnable.

@@ -17,7 +17,7 @@ use profiler_ebpf::{
 };
 
 use crate::{
-    maps::{CONTROL, RECORDS, SCRATCH, TARGETS, config, count, submit_flags},
+    maps::{CONTROL, RECORDS, SCRATCH, TARGETS, config_in_place, count, submit_flags},
     stacks,
     task::Task,
 };
@@ -31,19 +31,19 @@ pub(crate) fn spawn(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn started(ctx: &RawTracePointContext) -> Option<()> {
-    let config = config();
+    let config = config_in_place();
     // SAFETY: the helper has no arguments.
     let current = unsafe { bpf_get_current_pid_tgid() };
     let (pid, tid) = ((current >> 32) as u32, current as u32);
     let child = Task(ctx.arg::<*const u8>(1));
-    if child.tgid(&config)? != pid || !child.flags(&config)?.user_code {
+    if child.tgid(config)? != pid || !child.flags(config)?.user_code {
         return None;
     }
     // SAFETY: the helper has no arguments; its result is the current task.
     let task_btf = unsafe { bpf_get_current_task_btf() };
     let task = Task(task_btf.cast_const().cast());
-    let start_ns = task.process_start_ns(&config)?;
-    let exec_id = task.exec_id(&config)?;
+    let start_ns = task.process_start_ns(config)?;
+    let exec_id = task.exec_id(config)?;
     if config.mode != Mode::All as u32 {
         // SAFETY: the value is looked at before anything can replace it.
         let target = unsafe { TARGETS.get(pid) };
@@ -51,7 +51,7 @@ fn started(ctx: &RawTracePointContext) -> Option<()> {
             return None;
         }
     }
-    let control = CONTROL.get(0).copied()?;
+    let control = CONTROL.get(0)?;
     // SAFETY: the pointer is to this CPU's element, which `busy` gives to one program at a time.
     let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
     if scratch.busy != 0 {
@@ -74,11 +74,11 @@ fn started(ctx: &RawTracePointContext) -> Option<()> {
     };
     // SAFETY: the buffer is 16 bytes long.
     unsafe { bpf_get_current_comm(sample.comm.as_mut_ptr().cast(), 16) };
-    if config.user_stacks != 0 && task.has_user_memory(&config) {
-        stacks::user_of_wait(&config, &control, &mut sample, task_btf, scratch);
+    if config.user_stacks != 0 && task.has_user_memory(config) {
+        stacks::user_of_wait(config, control, &mut sample, task_btf, scratch);
     }
     scratch.busy = 0;
-    if RECORDS.output::<Sample>(&sample, submit_flags(&control)).is_err() {
+    if RECORDS.output::<Sample>(&sample, submit_flags(control)).is_err() {
         count!(waits_lost);
     }
     Some(())

@@ -21,7 +21,10 @@ use profiler_ebpf::{
 };
 
 use crate::{
-    maps::{CONTROL, PACES, RECORDS, SCRATCH, TARGETS, THREADS, config, count, submit_flags},
+    maps::{
+        CONTROL, PACES, RECORDS, SCRATCH, TARGETS, THREADS, WAIT_SPACE, config_in_place, count,
+        submit_flags,
+    },
     registers, stacks,
     task::{TASK_DEAD, Task},
 };
@@ -34,12 +37,12 @@ use crate::{
 /// 5.18 (`prev_state`).
 #[raw_tracepoint(tracepoint = "sched_switch")]
 pub(crate) fn switch(ctx: RawTracePointContext) -> i32 {
-    let Some(control) = CONTROL.get(0).copied() else { return 0 };
-    let config = config();
+    let Some(control) = CONTROL.get(0) else { return 0 };
+    let config = config_in_place();
     // SAFETY: the helper has no arguments.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
-    let _ = leave(&ctx, &config, &control, now_ns);
-    let _ = enter(&ctx, &config, &control, now_ns);
+    let _ = leave(&ctx, config, control, now_ns);
+    let _ = enter(&ctx, config, control, now_ns);
     0
 }
 
@@ -62,16 +65,14 @@ fn leave(
     // SAFETY: the helper has no arguments; its result is the current task.
     let task_btf = unsafe { bpf_get_current_task_btf() };
     let task = Task(task_btf.cast_const().cast());
-    let known = THREADS.get_ptr_mut(tid).filter(|thread| {
-        // SAFETY: the value stays while the program runs.
-        unsafe { (**thread).sample.pid == (current >> 32) as u32 }
-    });
-    let thread = match known {
-        Some(thread) => thread,
-        None => first_seen(task, tid, config, control)?,
-    };
-    // SAFETY: as above. Others change single words of it at most.
+    let thread = THREADS.get_ptr_mut(tid).or_else(|| first_seen(task, tid, config, control))?;
+    // SAFETY: the value stays while the program runs. Others change single words of it at most.
     let thread = unsafe { &mut *thread };
+    if thread.sample.pid != (current >> 32) as u32 {
+        // It was another one's id, whose end was not seen.
+        let _ = THREADS.remove(tid);
+        return None;
+    }
     if thread.state == State::Running as u32 {
         thread.total_ns[State::Running as usize] += now_ns.wrapping_sub(thread.since_ns);
     }
@@ -150,7 +151,9 @@ fn first_seen(task: Task, tid: u32, config: &Config, control: &Control) -> Optio
     if !flags.user_code {
         return None;
     }
-    let mut thread = Thread::default();
+    // SAFETY: the pointer is to this CPU's element, and nothing of ours interrupts us here.
+    let thread = unsafe { &mut (*WAIT_SPACE.get_ptr_mut(0)?).thread };
+    *thread = Thread::default();
     let sample = &mut thread.sample;
     sample.tid = tid;
     sample.pid = task.tgid(config)?;
@@ -166,7 +169,7 @@ fn first_seen(task: Task, tid: u32, config: &Config, control: &Control) -> Optio
             return None;
         }
     }
-    if THREADS.insert(tid, &thread, 0).is_err() {
+    if THREADS.insert(tid, &*thread, 0).is_err() {
         count!(threads_lost);
     }
     THREADS.get_ptr_mut(tid)
@@ -217,7 +220,10 @@ fn enter(
 /// Sends what is kept of a thread.
 #[inline(always)]
 fn send(control: &Control, thread: &Thread, kind: Kind, now_ns: u64) {
-    let mut wait = Wait {
+    let Some(space) = WAIT_SPACE.get_ptr_mut(0) else { return };
+    // SAFETY: as in `first_seen`.
+    let wait = unsafe { &mut (*space).wait };
+    *wait = Wait {
         sample: thread.sample,
         begin_ns: thread.since_ns,
         woken_ns: thread.woken_ns,
@@ -232,7 +238,7 @@ fn send(control: &Control, thread: &Thread, kind: Kind, now_ns: u64) {
     };
     wait.sample.kind = kind as u32;
     wait.sample.time_ns = now_ns;
-    if RECORDS.output::<Wait>(&wait, submit_flags(control)).is_err() {
+    if RECORDS.output::<Wait>(&*wait, submit_flags(control)).is_err() {
         count!(waits_lost);
     }
 }

@@ -80,6 +80,13 @@ impl Task {
         Some(self.read::<u64>(config.task_nvcsw)? + self.read::<u64>(config.task_nivcsw)?)
     }
 
+    /// For how long it had a CPU since it began, and for how long it waited for one, in nanoseconds.
+    #[inline(always)]
+    pub(crate) fn times_ns(self, config: &Config) -> Option<(u64, u64)> {
+        let delayed = if config.task_delayed == 0 { 0 } else { self.read(config.task_delayed)? };
+        Some((self.read(config.task_ran)?, delayed))
+    }
+
     /// Whether its cgroup, or one above, has used up its quota of CPU time.
     #[inline(always)]
     pub(crate) fn is_throttled(self, config: &Config) -> bool {

@@ -18,7 +18,7 @@ use profiler_ebpf::{
 };
 
 use crate::{
-    maps::{CONTROL, PACES, RECORDS, SCRATCH, THREADS, config, count, submit_flags},
+    maps::{CONTROL, PACES, RECORDS, SCRATCH, THREADS, config_in_place, count, submit_flags},
     registers, stacks,
     task::Task,
 };
@@ -32,8 +32,8 @@ pub(crate) fn waking(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn wake(ctx: &RawTracePointContext) -> Option<()> {
-    let config = config();
-    let tid = Task(ctx.arg::<*const u8>(0)).tid(&config)?;
+    let config = config_in_place();
+    let tid = Task(ctx.arg::<*const u8>(0)).tid(config)?;
     // SAFETY: the value stays while the program runs. Others change single words of it at most.
     let thread = unsafe { &mut *THREADS.get_ptr_mut(tid)? };
     if thread.state != State::Waiting as u32 || thread.woken_ns != 0 {
@@ -42,7 +42,7 @@ fn wake(ctx: &RawTracePointContext) -> Option<()> {
     // SAFETY: the helper has no arguments.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
     thread.woken_ns = now_ns;
-    let control = CONTROL.get(0).copied()?;
+    let control = CONTROL.get(0)?;
     if control.waits & waits::MUTEX == 0 || !may_wait_for_futex(thread.system_call) {
         return None;
     }
@@ -84,7 +84,7 @@ fn wake(ctx: &RawTracePointContext) -> Option<()> {
             start_ns: thread.sample.start_ns,
             pid: thread.sample.pid,
             tid: current as u32,
-            exec_id: task.exec_id(&config).unwrap_or_default(),
+            exec_id: task.exec_id(config).unwrap_or_default(),
             // SAFETY: the helper has no arguments.
             cpu: unsafe { bpf_get_smp_processor_id() },
             ..Sample::default()
@@ -100,11 +100,11 @@ fn wake(ctx: &RawTracePointContext) -> Option<()> {
     let sample = &mut wait.sample;
     // SAFETY: the buffer is 16 bytes long.
     unsafe { bpf_get_current_comm(sample.comm.as_mut_ptr().cast(), 16) };
-    if config.user_stacks != 0 && task.has_user_memory(&config) {
-        stacks::user_of_wait(&config, &control, sample, task_btf, scratch);
+    if config.user_stacks != 0 && task.has_user_memory(config) {
+        stacks::user_of_wait(config, control, sample, task_btf, scratch);
     }
     scratch.busy = 0;
-    if RECORDS.output::<Wait>(&wait, submit_flags(&control)).is_err() {
+    if RECORDS.output::<Wait>(&wait, submit_flags(control)).is_err() {
         count!(waits_lost);
     }
     Some(())

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     profile::{Kind, Outcomes, Process, top::Top},
-    schedstat::Spent,
+    recorder::Spent,
 };
 
 /// Functions that are shown.

@@ -27,6 +27,7 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
     let offset = |member: &str| member_of("task_struct", member);
     // Where they are not, nothing is throttled.
     let queue = || Some(offset("se").ok()? + member_of("sched_entity", "cfs_rq").ok()?);
+    let delay = || Some(offset("sched_info").ok()? + member_of("sched_info", "run_delay").ok()?);
     Ok(Config {
         task_flags: offset("flags")?,
         task_tgid: offset("tgid")?,
@@ -44,6 +45,8 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
         task_nvcsw: offset("nvcsw")?,
         task_nivcsw: offset("nivcsw")?,
         task_comm: offset("comm")?,
+        task_ran: offset("se")? + member_of("sched_entity", "sum_exec_runtime")?,
+        task_delayed: delay().unwrap_or_default(),
         ..Config::default()
     })
 }

@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub is_on_cpu: bool,
     /// How often it had given its CPU up.
     pub switches: u64,
+    /// For how long it had a CPU since it began, and waited for one, in nanoseconds.
+    pub times_ns: [u64; 2],
     /// The system call that it was in, and its first argument.
     pub system_call: (u32, u64),
     /// Its kernel stack, leaf first.
@@ -70,7 +72,9 @@ impl Snapshot {
             *register = next()?;
         }
         let frames = (next()? as usize).min(MAX_SNAPSHOT_FRAMES);
-        let (switches, argument) = (next()?, next()?);
+        let switches = next()?;
+        let times_ns = [next()?, next()?];
+        let argument = next()?;
         let (state, is_on_cpu, system_call) =
             (word(bytes, at)?, word(bytes, at + 4)?, word(bytes, at + 8)?);
         let frames = bytes.get(SNAPSHOT_HEADER_BYTES..)?.chunks_exact(8).take(frames);
@@ -83,6 +87,7 @@ impl Snapshot {
             },
             is_on_cpu: is_on_cpu != 0,
             switches,
+            times_ns,
             system_call: (system_call, argument),
             kernel: frames.filter_map(|frame| long(frame, 0)).collect(),
             registers,

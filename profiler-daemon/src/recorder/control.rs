@@ -13,7 +13,7 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as news, oneshot};
 
-use super::{Limits, Own, RecordError, Request};
+use super::{Limits, Own, RecordError, Request, Spent};
 use crate::profile::{Process, Profile, Window};
 
 /// What a recording is told.
@@ -47,8 +47,9 @@ pub enum Order {
 pub enum News {
     /// Samples are taken.
     Started,
-    /// Sampling has ended; so many processes were to be profiled, whether they ran or not.
-    Stopped(usize),
+    /// Sampling has ended; so many processes were to be profiled, whether they ran or not, and their
+    /// threads have spent the time so, where that is known.
+    Stopped(usize, Spent),
     /// The profiles of a window, one per process.
     Window(Window, Vec<Profile>),
 }
