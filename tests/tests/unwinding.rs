@@ -250,22 +250,22 @@ fn tables_are_kept_for_the_next_run() {
     let dir = TestDir::new("unwinding-cache");
     let program = Program::build_with("deep33.c", &FLAGS);
     let cache = dir.join("cache/tables");
-    let run = |name: &str| {
+    let run = |name: &str, seconds: &str| {
         let dir = dir.join(name);
         fs::create_dir(&dir).unwrap();
         let rprofd = Rprofd::new(&dir).args(["-vv", "-F", "499", "--unwind-cache"]).args([&cache]);
-        let profile = rprofd.args(["--", program.arg(), "1"]).run().expect_success().all();
+        let profile = rprofd.args(["--", program.arg(), seconds]).run().expect_success().all();
         let complete = profile.count("outcome.complete").unwrap_or(0);
         assert!(complete > 300, "{:?}", profile.counts());
     };
-    run("first");
+    run("first", "1");
     let entries = |dir: &Path| -> BTreeMap<PathBuf, u64> {
         let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
         entries.map(|entry| (entry.path(), entry.metadata().unwrap().ino())).collect()
     };
     let first = entries(&cache);
     assert!(first.len() >= 3, "the program, the C library and the linker: {first:?}");
-    run("second");
+    run("second", "1");
     assert_eq!(entries(&cache), first, "used, not made again");
     let damaged = first.first_key_value().unwrap().0;
     let whole = fs::read(damaged).unwrap();
@@ -273,15 +273,10 @@ fn tables_are_kept_for_the_next_run() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(damaged, bytes).unwrap();
-    // On a busy machine a run may be over before it is.
-    for name in ["third", "fourth", "fifth"] {
-        run(name);
-        assert!(entries(&cache).keys().eq(first.keys()));
-        if fs::read(damaged).unwrap() == whole {
-            return;
-        }
-    }
-    panic!("not made again");
+    // On a busy machine a second is over before a reader has made it.
+    run("third", "4");
+    assert!(entries(&cache).keys().eq(first.keys()));
+    assert!(fs::read(damaged).unwrap() == whole, "made again");
 }
 
 #[test]
