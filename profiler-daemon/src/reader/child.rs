@@ -47,8 +47,10 @@ pub const TABLES_FD: RawFd = 6;
 /// All lanes.
 pub const LANES: usize = 1 + NAMES_LANES + 1;
 
-/// Niceness of the names and tables lanes, whose work may take seconds.
-const LANE_NICENESS: i32 = 5;
+/// Niceness of the lanes whose work may take seconds. Samples wait for tables, and not for long;
+/// names may come later.
+const TABLES_NICENESS: i32 = 5;
+const NAMES_NICENESS: i32 = 10;
 
 /// How much rather than others the kernel ends this process when memory runs out, up to 1000
 /// (proc_pid_oom_score_adj(5)).
@@ -127,11 +129,12 @@ fn run() -> Result<(), ChildError> {
     let mut releases = Vec::new();
     for stream in names {
         let (table, pages) = (Arc::clone(&table), Arc::clone(&pages));
-        releases.push(start_lane("names", stream, &started, || Namer::new(table, pages))?);
+        let namer = || Namer::new(table, pages);
+        releases.push(start_lane("names", NAMES_NICENESS, stream, &started, namer)?);
     }
     let files_to_unwind = Arc::clone(&table);
-    releases
-        .push(start_lane("tables", tables, &started, || Unwinder::new(files_to_unwind, pages))?);
+    let unwinder = || Unwinder::new(files_to_unwind, pages);
+    releases.push(start_lane("tables", TABLES_NICENESS, tables, &started, unwinder)?);
     started.wait();
     let writable: Vec<RawFd> = [FILES_FD, TABLES_FD].into_iter().chain(NAMES_FDS).collect();
     sandbox::install_filter(&writable)?;
@@ -145,6 +148,7 @@ fn run() -> Result<(), ChildError> {
 /// process's.
 fn start_lane<A: Answer>(
     name: &str,
+    niceness: i32,
     stream: UnixStream,
     started: &Arc<Barrier>,
     answerer: impl FnOnce() -> A + Send + 'static,
@@ -153,7 +157,7 @@ fn start_lane<A: Answer>(
     let started = Arc::clone(started);
     let run = move || {
         // Linux applies it to the calling thread alone. Without it the lane competes a little more.
-        let _ = setpriority_process(None, LANE_NICENESS);
+        let _ = setpriority_process(None, niceness);
         started.wait();
         // Nothing is ever sent: the sender's end is the signal.
         let _ = released.recv();

@@ -30,9 +30,9 @@ const STARTED: &str = "init: started";
 /// CPUs a kernel now and then panics while it patches its own code at boot (`Oops: int3`), long
 /// before rprofd runs.
 const BOOTS: usize = 4;
-/// What a run must come to. Until libc's table is made, stacks are guessed.
+/// What a run must come to. Unwind tables are there from the runs before it.
 const LEAST_SAMPLES: i64 = 100;
-const LEAST_COMPLETE: f64 = 60.0;
+const LEAST_COMPLETE: f64 = 90.0;
 /// Share of the complete stacks that are whole: a few are of the program's start and end.
 const LEAST_WHOLE: f64 = 90.0;
 /// Calls of `descend` in the stack that is looked for.

@@ -49,7 +49,8 @@ impl Table {
         if is_early {
             self.changes.push(Change::Describe(info.pid));
         }
-        let changed = image.mappings.rescan(&shown, info.read_from_ns);
+        // What is still rprofd itself is about to have other mappings.
+        let changed = image.mappings.rescan(&shown, info.read_from_ns) && !image.is_ours;
         life.described = true;
         life.uid = info.uid;
         life.inner_pid = info.inner_pid;

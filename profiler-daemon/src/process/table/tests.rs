@@ -79,6 +79,31 @@ fn what_becomes_the_command_is_ours_until_then() {
     let reused = table.image_of(7, 299, 1, 310);
     assert!(reused.life != before.life && !ours(&table, reused));
 
+    // Nor are its files opened before, and their unwind tables made: the command's wait behind.
+    let mut table = all();
+    table.becomes_command(7);
+    table.image_of(7, 50, 1, 110);
+    let shown = |path: &str, read_from_ns| ProcessInfo {
+        pid: 7,
+        mappings: vec![MappingInfo {
+            start: 0x1000,
+            end: 0x2000,
+            path: path.into(),
+            ..MappingInfo::default()
+        }],
+        read_from_ns,
+        ..ProcessInfo::default()
+    };
+    let opens = |table: &mut Table| {
+        let changes = table.take_changes();
+        changes.iter().filter(|change| matches!(change, Change::Open(..))).count()
+    };
+    table.describe(&shown("/bin/rprofd", 150));
+    assert_eq!(opens(&mut table), 0);
+    table.side_band(&event(200, 7, exec("command")));
+    table.describe(&shown("/bin/command", 250));
+    assert_eq!(opens(&mut table), 1);
+
     // Where its `exec` may have gone unheard, nothing is.
     let mut table = all();
     table.becomes_command(7);
