@@ -16,12 +16,11 @@ use profiler_ebpf::{
     config::{Config, Control},
     counters,
     record::{KERNEL_PID, Kind, Sample},
-    targets::{self, Mode, Verdict},
     unwind::Outcome,
 };
 
 use crate::{
-    maps::{CONTROL, COUNTERS, RECORDS, SCRATCH, Scratch, TARGETS, config, count, submit_flags},
+    maps::{CONTROL, COUNTERS, RECORDS, SCRATCH, Scratch, config, count, is_wanted, submit_flags},
     registers, stack_copy, stacks,
     task::{Flags, Task},
 };
@@ -66,13 +65,9 @@ fn enter(ctx: &PerfEventContext) -> Option<()> {
         return None;
     };
     let pid = if flags.kernel_thread { KERNEL_PID } else { pid };
-    if config.mode != Mode::All as u32 {
-        // SAFETY: the value is looked at before anything can replace it.
-        let target = unsafe { TARGETS.get(pid) };
-        if targets::decide(config.mode, target, start_ns, exec_id) == Verdict::Leave {
-            count!(filtered);
-            return None;
-        }
+    if !is_wanted(&config, pid, start_ns, exec_id) {
+        count!(filtered);
+        return None;
     }
     let (Some(scratch), Some(control)) = (SCRATCH.get_ptr_mut(0), CONTROL.get(0).copied()) else {
         count!(unread);

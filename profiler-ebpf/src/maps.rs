@@ -11,7 +11,7 @@ use profiler_ebpf::{
     counters::Counters,
     mappings::{Process, Range},
     record::{MAX_USER_FRAMES, StackHeader, Wait},
-    targets::Target,
+    targets::{self, Mode, Target, Verdict},
     unwind::table::{BLOCK_BYTES, SLAB_BLOCKS, Table},
     waits::{Pace, Thread},
 };
@@ -56,6 +56,25 @@ pub(crate) fn config() -> Config {
     unsafe { core::ptr::read_volatile(&raw const CONFIG) }
 }
 
+/// The run's constants where they are: a copy would be too big for the stack of some programs.
+#[inline(always)]
+pub(crate) fn config_in_place() -> &'static Config {
+    // SAFETY: CONFIG is initialized, and nobody writes to it while programs run. The compiler is not to
+    // know what it was before the daemon replaced it.
+    unsafe { &*core::hint::black_box(&raw const CONFIG) }
+}
+
+/// Whether something of the process is wanted.
+#[inline(always)]
+pub(crate) fn is_wanted(config: &Config, pid: u32, start_ns: u64, exec_id: u32) -> bool {
+    if config.mode == Mode::All as u32 {
+        return true;
+    }
+    // SAFETY: the value is looked at before anything can replace it.
+    let target = unsafe { TARGETS.get(pid) };
+    targets::decide(config.mode, target, start_ns, exec_id) == Verdict::Take
+}
+
 /// Space for one stack while it is walked and on its way into the ring: too big for the BPF stack.
 #[repr(C)]
 pub(crate) struct Scratch {
@@ -90,14 +109,6 @@ pub(crate) static PROCESSES: HashMap<u32, Process> =
 #[map]
 pub(crate) static THREADS: HashMap<u32, Thread> =
     HashMap::with_max_entries(1, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
-/// The run's constants where they are: a copy would be too big for the stack of some programs.
-#[inline(always)]
-pub(crate) fn config_in_place() -> &'static Config {
-    // SAFETY: CONFIG is initialized, and nobody writes to it while programs run. The compiler is not to
-    // know what it was before the daemon replaced it.
-    unsafe { &*core::hint::black_box(&raw const CONFIG) }
-}
-
 /// What is too big for the BPF stack beside the walk of a user's: where a CPU puts it together.
 #[repr(C)]
 pub(crate) struct WaitSpace {

@@ -54,8 +54,8 @@ pub struct Wait {
     pub state: u32,
     /// The system call that it waited in.
     pub system_call: u32,
-    /// Of a [`Kind::Wake`]: the thread that waited.
-    pub waiter: u32,
+    /// Fills the size to a multiple of 8.
+    pub reserved: u32,
 }
 
 /// What a thread does at a moment: [`MAX_SNAPSHOT_FRAMES`] avmas of its kernel stack follow, leaf

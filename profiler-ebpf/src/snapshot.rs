@@ -6,13 +6,10 @@ use aya_ebpf::{
     bindings::{seq_file, task_struct},
     helpers::generated::{bpf_get_task_stack, bpf_ktime_get_boot_ns, bpf_seq_write},
 };
-use profiler_ebpf::{
-    record::{Kind, MAX_SNAPSHOT_FRAMES, SNAPSHOT_HEADER_BYTES, SnapshotHeader},
-    targets::{self, Mode, Verdict},
-};
+use profiler_ebpf::record::{Kind, MAX_SNAPSHOT_FRAMES, SNAPSHOT_HEADER_BYTES, SnapshotHeader};
 
 use crate::{
-    maps::{SNAPSHOTS, TARGETS, config},
+    maps::{SNAPSHOTS, config, is_wanted},
     registers,
     task::{TASK_DEAD, Task},
 };
@@ -72,12 +69,8 @@ fn write(file: *mut seq_file, task_btf: *mut task_struct) -> Option<()> {
     let pid = task.tgid(&config)?;
     let start_ns = task.process_start_ns(&config)?;
     let exec_id = task.exec_id(&config)?;
-    if config.mode != Mode::All as u32 {
-        // SAFETY: the value is looked at before anything can replace it.
-        let target = unsafe { TARGETS.get(pid) };
-        if targets::decide(config.mode, target, start_ns, exec_id) == Verdict::Leave {
-            return None;
-        }
+    if !is_wanted(&config, pid, start_ns, exec_id) {
+        return None;
     }
     // SAFETY: the pointer is to this CPU's element, and nobody else reads the iterator.
     let space = unsafe { &mut *SNAPSHOTS.get_ptr_mut(0)? };

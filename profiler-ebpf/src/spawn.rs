@@ -11,13 +11,10 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use profiler_ebpf::{
-    record::{Kind, Sample},
-    targets::{self, Mode, Verdict},
-};
+use profiler_ebpf::record::{Kind, Sample};
 
 use crate::{
-    maps::{CONTROL, RECORDS, SCRATCH, TARGETS, config_in_place, count, submit_flags},
+    maps::{CONTROL, RECORDS, SCRATCH, config_in_place, count, is_wanted, submit_flags},
     stacks,
     task::Task,
 };
@@ -44,12 +41,8 @@ fn started(ctx: &RawTracePointContext) -> Option<()> {
     let task = Task(task_btf.cast_const().cast());
     let start_ns = task.process_start_ns(config)?;
     let exec_id = task.exec_id(config)?;
-    if config.mode != Mode::All as u32 {
-        // SAFETY: the value is looked at before anything can replace it.
-        let target = unsafe { TARGETS.get(pid) };
-        if targets::decide(config.mode, target, start_ns, exec_id) == Verdict::Leave {
-            return None;
-        }
+    if !is_wanted(config, pid, start_ns, exec_id) {
+        return None;
     }
     let control = CONTROL.get(0)?;
     // SAFETY: the pointer is to this CPU's element, which `busy` gives to one program at a time.

@@ -16,13 +16,12 @@ use aya_ebpf::{
 use profiler_ebpf::{
     config::{Config, Control, waits},
     record::{Kind, Sample, Wait},
-    targets::{self, Mode, Verdict},
     waits::{STATES, State, Thread, is_kept, may_wait_for_futex},
 };
 
 use crate::{
     maps::{
-        CONTROL, PACES, RECORDS, SCRATCH, TARGETS, THREADS, WAIT_SPACE, config_in_place, count,
+        CONTROL, PACES, RECORDS, SCRATCH, THREADS, WAIT_SPACE, config_in_place, count, is_wanted,
         submit_flags,
     },
     registers, stacks,
@@ -65,7 +64,8 @@ fn leave(
     // SAFETY: the helper has no arguments; its result is the current task.
     let task_btf = unsafe { bpf_get_current_task_btf() };
     let task = Task(task_btf.cast_const().cast());
-    let thread = THREADS.get_ptr_mut(tid).or_else(|| first_seen(task, tid, config, control))?;
+    let thread =
+        THREADS.get_ptr_mut(tid).or_else(|| first_seen(task, tid, config, control, now_ns))?;
     // SAFETY: the value stays while the program runs. Others change single words of it at most.
     let thread = unsafe { &mut *thread };
     if thread.sample.pid != (current >> 32) as u32 {
@@ -146,7 +146,13 @@ fn leave(
 
 /// Begins to keep something of a thread, if it is to be profiled.
 #[inline(always)]
-fn first_seen(task: Task, tid: u32, config: &Config, control: &Control) -> Option<*mut Thread> {
+fn first_seen(
+    task: Task,
+    tid: u32,
+    config: &Config,
+    control: &Control,
+    now_ns: u64,
+) -> Option<*mut Thread> {
     let flags = task.flags(config)?;
     if !flags.user_code {
         return None;
@@ -159,15 +165,13 @@ fn first_seen(task: Task, tid: u32, config: &Config, control: &Control) -> Optio
     sample.pid = task.tgid(config)?;
     sample.start_ns = task.process_start_ns(config)?;
     sample.exec_id = task.exec_id(config)?;
-    // It ran until now, as far as is known.
-    thread.since_ns = task.start_ns(config)?.max(control.followed_ns);
-    if config.mode != Mode::All as u32 {
-        // SAFETY: the value is looked at before anything can replace it.
-        let target = unsafe { TARGETS.get(thread.sample.pid) };
-        let Sample { start_ns, exec_id, .. } = thread.sample;
-        if targets::decide(config.mode, target, start_ns, exec_id) == Verdict::Leave {
-            return None;
-        }
+    // It ran until now, as far as is known: not for longer than it ever did.
+    let (ran_ns, _) = task.times_ns(config)?;
+    let earliest_ns = task.start_ns(config)?.max(control.followed_ns);
+    thread.since_ns = earliest_ns.max(now_ns.saturating_sub(ran_ns));
+    let Sample { pid, start_ns, exec_id, .. } = thread.sample;
+    if !is_wanted(config, pid, start_ns, exec_id) {
+        return None;
     }
     if THREADS.insert(tid, &*thread, 0).is_err() {
         count!(threads_lost);
@@ -234,7 +238,7 @@ fn send(control: &Control, thread: &Thread, kind: Kind, now_ns: u64) {
         weight: thread.weight,
         state: thread.state,
         system_call: thread.system_call,
-        waiter: 0,
+        reserved: 0,
     };
     wait.sample.kind = kind as u32;
     wait.sample.time_ns = now_ns;

@@ -94,7 +94,6 @@ fn wake(ctx: &RawTracePointContext) -> Option<()> {
         weight: one_of,
         state: State::Waiting as u32,
         system_call: thread.system_call,
-        waiter: tid,
         ..Wait::default()
     };
     let sample = &mut wait.sample;

@@ -32,7 +32,8 @@ impl Program {
     pub fn build_with(source: &str, flags: &[&str]) -> Self {
         let source = source_path(source);
         let mut hash = DefaultHasher::new();
-        let headers = ["burn.h", "frame.h", "phases.h"].map(|header| read(&source_path(header)));
+        let headers =
+            ["burn.h", "clock.h", "frame.h", "phases.h"].map(|header| read(&source_path(header)));
         (read(&source), headers, flags).hash(&mut hash);
         let name = source.file_stem().expect("a file name");
         let dir = build_dir().join("rprofd-test-programs").join(format!("{:016x}", hash.finish()));

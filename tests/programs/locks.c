@@ -3,6 +3,7 @@
 // futex that nobody wakes.
 #define _GNU_SOURCE
 #include "frame.h"
+#include "clock.h"
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -18,17 +19,6 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int go[2], done[2];
 static uint64_t waited;
-
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000000ull + time.tv_nsec;
-}
-
-static void pause_for(uint64_t ns) {
-    struct timespec time = {0, ns};
-    nanosleep(&time, NULL);
-}
 
 static void tell(int pipe[2]) {
     if (write(pipe[1], "x", 1) != 1)

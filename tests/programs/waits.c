@@ -2,6 +2,7 @@
 // for each the function, what it waits for, how often, and for how long altogether, in nanoseconds.
 #define _GNU_SOURCE
 #include "frame.h"
+#include "clock.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -20,17 +21,6 @@
 #define LENGTH_NS 12000000
 
 static int pipes[2], sockets[2], word;
-
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000000ull + time.tv_nsec;
-}
-
-static void pause_for(uint64_t ns) {
-    struct timespec time = {0, ns};
-    nanosleep(&time, NULL);
-}
 
 __attribute__((noinline)) static void in_sleep(void) {
     pause_for(LENGTH_NS);

@@ -80,15 +80,15 @@ impl Waits {
 }
 
 impl Sampler {
-    /// Records these waits from now on: attaches what that needs, and detaches what it does not.
+    /// Records these waits from `now_ns` on, on the boot-time clock: attaches what that needs, and detaches what it does not.
     ///
     /// # Errors
     ///
     /// [`KernelError`].
-    pub fn set_waits(&mut self, waits: Waits) -> Result<(), KernelError> {
+    pub fn set_waits(&mut self, waits: Waits, now_ns: u64) -> Result<(), KernelError> {
         let had_threads = self.waits.has_threads();
         if waits.has_threads() && !had_threads {
-            self.followed_ns = boot_ns();
+            self.followed_ns = now_ns;
         }
         self.waits = waits;
         self.tell()?;
@@ -144,11 +144,6 @@ impl Sampler {
     }
 }
 
-fn boot_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
 /// Decodes a wait.
 pub(super) fn decode(bytes: &[u8]) -> Option<Wait> {
     const AT: usize = size_of::<record::Sample>();
@@ -168,7 +163,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Wait> {
         weight: word(bytes, AT + 72)?,
         state: word(bytes, AT + 76)?,
         system_call: word(bytes, AT + 80)?,
-        waiter: word(bytes, AT + 84)?,
+        reserved: word(bytes, AT + 84)?,
     })
 }
 
@@ -185,7 +180,7 @@ mod tests {
         assert_eq!(wait.total_ns.map(|it| it as u32), [26, 28, 30, 32]);
         assert_eq!((wait.unattributed as u32, wait.unattributed_ns as u32), (34, 36));
         assert_eq!((wait.rate_ns as u32, wait.weight, wait.state), (38, 40, 41));
-        assert_eq!((wait.system_call, wait.waiter), (42, 43));
+        assert_eq!(wait.system_call, 42);
         for length in 0..record::WAIT_BYTES {
             assert!(decode(&bytes[..length]).is_none(), "{length}");
         }

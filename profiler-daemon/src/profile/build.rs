@@ -62,6 +62,7 @@ impl Builder<'_> {
         let mut parts = Parts::new(self, life, &process);
         let mut stacks = HashMap::new();
         let period = self.window.period;
+        let mut states = HashMap::new();
         let mut samples: Vec<Sample> = samples
             .iter()
             .map(|(key, measured)| Sample {
@@ -69,7 +70,11 @@ impl Builder<'_> {
                 process: 0,
                 tid: key.tid,
                 thread: Arc::clone(&self.aggregate.threads[key.thread as usize]),
-                state: self.state(key),
+                state: Arc::clone(
+                    states
+                        .entry((key.stack, key.state, key.system_call))
+                        .or_insert_with(|| self.state(key)),
+                ),
                 values: self.values(*measured),
             })
             .collect();

@@ -4,7 +4,7 @@ pub mod aggregate;
 pub mod build;
 pub mod command_line;
 pub mod frame;
-mod kernel_addresses;
+mod hidden;
 pub mod merge;
 pub mod pprof;
 mod reason;
@@ -91,6 +91,11 @@ impl Kind {
     /// Whether the CPUs have to be sampled for it.
     pub fn samples_cpus(self) -> bool {
         matches!(self, Self::Cpu | Self::Wall)
+    }
+
+    /// Whether it counts what there was of each thread.
+    pub fn counts_threads(self) -> bool {
+        matches!(self, Self::Wall | Self::Mutex)
     }
 
     /// Whether it is looked at what all threads do at its begin.

@@ -9,7 +9,7 @@ use profiler_ebpf::{
 
 use super::{
     RecordError, Recorder,
-    collections::{CollectionId, Taken},
+    collection::{CollectionId, Taken},
 };
 use crate::{
     kernel::{StackCopy, period_ns},

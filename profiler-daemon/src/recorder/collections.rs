@@ -2,179 +2,23 @@
 //! whatever somebody asked for, of some processes, for some time, at some rate.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    time::{Duration, Instant, SystemTime},
+    collections::{HashSet, VecDeque},
+    time::{Duration, SystemTime},
 };
 
 use profiler_ebpf::record::Wait;
 
 use super::{
     clock,
+    collection::{Collection, CollectionId, Counted, LookFor, Taken},
+    rates::Thinner,
     requests::{Request, Scope},
     waits::{Stock, Threads},
 };
 use crate::{
-    kernel::Losses,
     process::{Life, LifeId, Table},
     profile::{Kind, Profile, Window, aggregate::Aggregate},
 };
-
-/// What was counted as lost since sampling began.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counted {
-    pub(super) losses: Losses,
-    /// Stacks that were taken for others.
-    pub(super) collisions: u64,
-}
-
-impl Counted {
-    fn since(&self, before: &Self) -> Self {
-        Self {
-            losses: self.losses.since(&before.losses),
-            collisions: self.collisions.saturating_sub(before.collisions),
-        }
-    }
-}
-
-/// Whether threads are looked at for a collection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LookFor {
-    Wanted,
-    Begun,
-    /// Or not any more.
-    Nothing,
-}
-
-/// Tells a collection from all others.
-pub(super) type CollectionId = u64;
-
-/// Samples that are added up.
-pub(super) struct Collection {
-    pub(super) id: CollectionId,
-    pub(super) kind: Kind,
-    pub(super) aggregate: Aggregate,
-    /// Of a kind that has to do with waits.
-    pub(super) threads: Threads,
-    /// What else is to be said of it: comments.
-    pub(super) notes: Vec<String>,
-    look: LookFor,
-    pub(super) start: SystemTime,
-    /// Samples per second and CPU.
-    pub(super) hertz: u64,
-    /// Where it goes; `None`: it is a window.
-    pub(super) reply: Option<tokio::sync::oneshot::Sender<(Window, Vec<Profile>)>>,
-    /// What was lost in its time, once it has ended.
-    pub(super) lost: Counted,
-    /// Its share of the samples that were taken in its time.
-    pub(super) share: f64,
-    /// When it ended.
-    pub(super) ended: Option<Instant>,
-    tag: u64,
-    scope: Scope,
-    viewer: Option<u32>,
-    /// The processes of a [`Scope::Tree`].
-    members: HashSet<LifeId>,
-    /// Boot-time clock at its start, and at its end: `u64::MAX` while that is open.
-    from_ns: u64,
-    until_ns: u64,
-    thinner: Thinner,
-    before: Counted,
-    /// Places that have their names, or get none.
-    settled: usize,
-}
-
-impl Collection {
-    /// How long it is, once it has ended.
-    pub(super) const fn duration(&self) -> Duration {
-        Duration::from_nanos(self.until_ns - self.from_ns)
-    }
-
-    /// Whether it takes a sample of a process that was taken at `rate` Hz. Ask once for each.
-    fn takes(&mut self, sample: &Taken<'_>, rate: u64) -> bool {
-        self.kind.samples_cpus()
-            && (self.from_ns..self.until_ns).contains(&sample.time_ns)
-            && self.is_of(sample.life)
-            && self.thinner.takes(sample.cpu, self.hertz, rate)
-    }
-
-    /// Whether a wait that is over is of it: of wall time each part, of other kinds the whole where
-    /// it ends.
-    fn takes_wait(&self, kind: Kind, ended: &Taken<'_>, wait: &Wait) -> bool {
-        let is_in_time = match kind {
-            Kind::Wall => {
-                wait.begin_ns < self.until_ns
-                    && ended.time_ns > self.from_ns
-                    && !self.threads.has_counted(wait)
-            }
-            _ => (self.from_ns..self.until_ns).contains(&ended.time_ns),
-        };
-        self.kind == kind && is_in_time && self.is_of(ended.life)
-    }
-
-    fn is_of(&self, life: Option<&Life>) -> bool {
-        match life {
-            Some(life) => self.is_asked_for(life),
-            None => self.scope == Scope::All && self.viewer.is_none(),
-        }
-    }
-
-    fn is_asked_for(&self, life: &Life) -> bool {
-        if self.viewer.is_some_and(|uid| life.process.viewer_uid != uid) {
-            return false;
-        }
-        match self.scope {
-            Scope::Tree(..) => self.members.contains(&life.id),
-            _ => self.scope.has(&life.process),
-        }
-    }
-
-    /// Whether all its samples are here, if those from before `attributed_ns` are but for those
-    /// that wait, the oldest of which is of `oldest_ns`.
-    pub(super) fn is_whole(&self, attributed_ns: u64, oldest_ns: Option<u64>) -> bool {
-        matches!(self.look, LookFor::Nothing)
-            && attributed_ns >= self.until_ns
-            && oldest_ns.is_none_or(|oldest| oldest >= self.until_ns)
-    }
-
-    /// How many of its places wait for names.
-    pub(super) fn outstanding(
-        &mut self,
-        is_pending: impl Fn(&Aggregate, &crate::profile::aggregate::Place) -> bool,
-    ) -> usize {
-        let Self { aggregate, settled, .. } = self;
-        let rest = &aggregate.places[*settled..];
-        *settled += rest.iter().take_while(|place| !is_pending(aggregate, place)).count();
-        aggregate.places[*settled..].iter().filter(|place| is_pending(aggregate, place)).count()
-    }
-}
-
-/// What decides where a sample goes.
-pub(super) struct Taken<'a> {
-    pub(super) time_ns: u64,
-    pub(super) cpu: u32,
-    pub(super) life: Option<&'a Life>,
-}
-
-/// Takes an even share of the samples of each CPU.
-#[derive(Debug, Default)]
-struct Thinner(HashMap<u32, u64>);
-
-impl Thinner {
-    /// Whether one that was taken at `rate` Hz is among those of `hertz`.
-    fn takes(&mut self, cpu: u32, hertz: u64, rate: u64) -> bool {
-        if hertz >= rate {
-            return true;
-        }
-        // Half a period ahead: on average neither too many nor too few.
-        let credit = self.0.entry(cpu).or_insert(rate / 2);
-        *credit += hertz;
-        if *credit < rate {
-            return false;
-        }
-        *credit = (*credit - rate).min(rate);
-        true
-    }
-}
 
 /// All that there are.
 pub(super) struct Collections {
@@ -265,6 +109,11 @@ impl Collections {
         self.all.iter().filter(ends).map(|it| it.id).collect()
     }
 
+    /// Whether one of those is of such a kind.
+    pub(super) fn is_any(&self, ids: &HashSet<CollectionId>, is: impl Fn(Kind) -> bool) -> bool {
+        self.all.iter().any(|it| ids.contains(&it.id) && is(it.kind))
+    }
+
     /// Ends those. What threads did is as in `stock`.
     pub(super) fn end(
         &mut self,
@@ -275,7 +124,7 @@ impl Collections {
     ) {
         let now_ns = clock::boot_ns();
         for it in self.all.iter_mut().filter(|it| ends.contains(&it.id)) {
-            end(it, now_ns, counted, &self.rates);
+            it.end(now_ns, counted, &self.rates);
             let mut threads = std::mem::take(&mut it.threads);
             threads.close(stock, it.from_ns, |id| it.is_of(table.life(id)));
             it.threads = threads;
@@ -320,7 +169,7 @@ impl Collections {
         time_ns: u64,
     ) -> impl Iterator<Item = &'a mut Threads> {
         let is_of = move |it: &&mut Collection| {
-            matches!(it.kind, Kind::Wall | Kind::Mutex)
+            it.kind.counts_threads()
                 && (it.from_ns..it.until_ns).contains(&time_ns)
                 && it.is_of(life)
         };
@@ -538,27 +387,6 @@ impl Collections {
     }
 }
 
-fn end(collection: &mut Collection, now_ns: u64, counted: Counted, rates: &VecDeque<(u64, u64)>) {
-    collection.until_ns = collection.until_ns.min(now_ns);
-    collection.lost = counted.since(&collection.before);
-    let taken = mean_rate(rates, collection.from_ns, collection.until_ns);
-    collection.share = (collection.hertz as f64 / taken).min(1.0);
-    collection.ended = Some(Instant::now());
-}
-
-/// The mean of the rates in force from one time to another, in Hz.
-fn mean_rate(rates: &VecDeque<(u64, u64)>, from_ns: u64, until_ns: u64) -> f64 {
-    let ends = rates.iter().skip(1).map(|(begin_ns, _)| *begin_ns).chain([u64::MAX]);
-    let (mut taken, mut length) = (0.0, 0.0);
-    for ((begin_ns, hertz), end_ns) in rates.iter().zip(ends) {
-        let part_ns = until_ns.min(end_ns).saturating_sub(from_ns.max(*begin_ns));
-        taken += *hertz as f64 * part_ns as f64;
-        length += part_ns as f64;
-    }
-    let last = rates.back().map_or(1.0, |(_, hertz)| *hertz as f64);
-    if length > 0.0 { taken / length } else { last }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -588,30 +416,6 @@ mod tests {
         assert_eq!(ids(&mut collections, from_ns[2] - 1), [1]);
         assert_eq!(ids(&mut collections, from_ns[2]), [2]);
         assert_eq!(ids(&mut collections, u64::MAX - 1), [2]);
-    }
-
-    #[test]
-    fn a_share_is_of_the_rates_in_its_time() {
-        let rates = VecDeque::from([(0, 19), (100, 99), (200, 999)]);
-        for (from_ns, until_ns, mean) in
-            [(0, 100, 19.0), (50, 150, 59.0), (100, 200, 99.0), (300, 400, 999.0), (0, 0, 999.0)]
-        {
-            let found = mean_rate(&rates, from_ns, until_ns);
-            assert!((found - mean).abs() < 1e-9, "{from_ns} to {until_ns}: {found}");
-        }
-    }
-
-    #[test]
-    fn each_gets_its_share_of_each_cpu() {
-        let mut thinners: Vec<_> = (0..3).map(|_| Thinner::default()).collect();
-        let mut taken = [[0; 2]; 3];
-        for n in 0..9_990_u32 {
-            for (at, hertz) in [19, 99, 999].into_iter().enumerate() {
-                let cpu = n % 2;
-                taken[at][cpu as usize] += u32::from(thinners[at].takes(cpu, hertz, 999));
-            }
-        }
-        assert_eq!(taken, [[95, 95], [495, 495], [4_995, 4_995]]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use profiler_ebpf::{
     unwind::{Outcome, Step, rule::Rule, walk::Walk},
 };
 
-use super::{RecordError, Recorder, clock, collections::CollectionId, mappings::bias};
+use super::{RecordError, Recorder, clock, collection::CollectionId, mappings::bias};
 use crate::{kernel::StackCopy, process::ImageRef, reader::protocol::FileKey};
 
 /// How long a sample waits for tables.
@@ -106,20 +106,7 @@ impl Recorder {
     ) -> bool {
         match self.walk(image, sample.time_ns, &copy) {
             Ok((frames, outcome)) => {
-                let mut id = self.sampler.user_stack_id();
-                for &avma in &frames {
-                    id.push(avma);
-                }
-                let header = StackHeader {
-                    epoch: sample.epoch,
-                    id: id.id(),
-                    check: id.check(),
-                    frames: frames.len() as u32,
-                    ..StackHeader::default()
-                };
-                self.raw.add(&header, &frames);
-                sample.user_stack = header.id;
-                sample.user_check = header.check;
+                (sample.user_stack, sample.user_check) = self.add_stack(sample.epoch, &frames);
                 sample.outcome = outcome as u32;
                 true
             }
@@ -168,13 +155,35 @@ impl Recorder {
         self.copies.ended.insert(sample.user_stack, outcome);
     }
 
-    /// Asks for what a walk lacks; `false`: it is not waited for.
-    fn waits(&mut self, lacking: Lacking, sample: Sample, copy: &StackCopy) -> bool {
+    /// Takes a stack as if the kernel side had sent it: its ID and second sum.
+    pub(super) fn add_stack(&mut self, epoch: u32, frames: &[u64]) -> (u64, u32) {
+        let mut id = self.sampler.user_stack_id();
+        for &avma in frames {
+            id.push(avma);
+        }
+        let header = StackHeader {
+            epoch,
+            id: id.id(),
+            check: id.check(),
+            frames: frames.len() as u32,
+            ..StackHeader::default()
+        };
+        self.raw.add(&header, frames);
+        (header.id, header.check)
+    }
+
+    /// Asks for what a walk lacks.
+    pub(super) fn want_lacking(&mut self, lacking: Lacking) {
         if let Lacking::Table(key) = lacking
             && self.tables.touch(&key)
         {
             self.symbolizer.want_table(key);
         }
+    }
+
+    /// Asks for what a walk lacks; `false`: it is not waited for.
+    fn waits(&mut self, lacking: Lacking, sample: Sample, copy: &StackCopy) -> bool {
+        self.want_lacking(lacking);
         let size = copy.size_bytes();
         if sample.time_ns.saturating_add(PATIENCE_NS) <= clock::boot_ns()
             || self.copies.bytes + size > MAX_BYTES

@@ -10,12 +10,12 @@ use std::{
 };
 
 use profiler_ebpf::{
-    record::{Sample, StackHeader},
+    record::Sample,
     unwind::Outcome,
     waits::{State, may_wait_for_futex},
 };
 
-use super::{RecordError, Recorder, collections::CollectionId, copies::Lacking};
+use super::{RecordError, Recorder, collection::CollectionId};
 use crate::{
     kernel::{Snapshot, StackCopy},
     process::ImageRef,
@@ -133,7 +133,7 @@ impl Recorder {
         for (&pid, threads) in &look.asked {
             for (number, part) in threads.chunks(MAX_STACKS).enumerate() {
                 let starts = part.iter().map(|looked| looked.thread.stack_start()).collect();
-                let tag = tag(look.id, number);
+                let tag = tag(look.id, look.round, number);
                 look.outstanding +=
                     usize::from(self.symbolizer.read_stacks(tag, pid, starts, STACK_BYTES));
             }
@@ -149,7 +149,8 @@ impl Recorder {
             }
         }
         for read in self.symbolizer.take_stacks() {
-            let is_of = |look: &&mut Look| tag(look.id, 0) == read.tag & !0xffff;
+            // What comes too late is of a round before.
+            let is_of = |look: &&mut Look| tag(look.id, look.round, 0) == read.tag & !0xffff;
             let Some(look) = self.looks.iter_mut().find(is_of) else { continue };
             look.outstanding = look.outstanding.saturating_sub(1);
             let from = (read.tag & 0xffff) as usize * MAX_STACKS;
@@ -296,6 +297,7 @@ impl Recorder {
 
     /// Has the locks read that threads wait for.
     fn ask_locks(&mut self, look: &mut Look) {
+        look.round += 1;
         let is_waiting = |looked: &Looked| {
             looked.thread.state == State::Waiting && may_wait_for_futex(looked.thread.system_call.0)
         };
@@ -308,15 +310,15 @@ impl Recorder {
             let waiting = threads.iter().take_while(|looked| is_waiting(looked)).count();
             for (number, part) in threads[..waiting].chunks(MAX_STACKS).enumerate() {
                 let starts = part.iter().map(|looked| looked.thread.system_call.1).collect();
-                let tag = tag(look.id, number);
+                let tag = tag(look.id, look.round, number);
                 look.outstanding +=
                     usize::from(self.symbolizer.read_stacks(tag, pid, starts, LOCK_BYTES));
             }
         }
     }
 
-    /// Adds a thread to a collection, or makes it known; it comes back if it has to wait for unwind tables, unless it
-    /// is late for that.
+    /// Adds a thread to a collection, or makes it known; it comes back if it has to wait for unwind
+    /// tables, unless it is late for that.
     fn add_looked(&mut self, look: &Look, looked: Looked, is_late: bool) -> Option<Looked> {
         let Looked { thread, image, stack, has_moved } = &looked;
         let mut sample = thread.sample;
@@ -326,20 +328,17 @@ impl Recorder {
             let (frames, outcome) = match self.walk(*image, sample.time_ns, stack) {
                 Ok(found) => found,
                 Err(lacking) if !is_late => {
-                    if let Lacking::Table(key) = lacking
-                        && self.tables.touch(&key)
-                    {
-                        self.symbolizer.want_table(key);
-                    }
+                    self.want_lacking(lacking);
                     return Some(looked);
                 }
                 Err(_) => (vec![stack.walk_registers().pc], Outcome::NoMapping),
             };
-            (sample.user_stack, sample.user_check) = self.raw_stack(&frames);
+            (sample.user_stack, sample.user_check) = self.add_stack(sample.epoch, &frames);
             sample.outcome = outcome as u32;
         }
         if !thread.kernel.is_empty() && self.settings.kernel_stacks {
-            (sample.kernel_stack, sample.kernel_check) = self.raw_stack(&thread.kernel);
+            (sample.kernel_stack, sample.kernel_check) =
+                self.add_stack(sample.epoch, &thread.kernel);
         }
         if let Some(since_ns) = look.seeds_ns {
             let is_wanted = self.collections.is_open(look.id) && self.sampler.waits().wall;
@@ -362,28 +361,11 @@ impl Recorder {
         }
         None
     }
-
-    /// Takes a stack as if the kernel side had sent it: its ID and second sum.
-    fn raw_stack(&mut self, frames: &[u64]) -> (u64, u32) {
-        let mut id = self.sampler.user_stack_id();
-        for &avma in frames {
-            id.push(avma);
-        }
-        let header = StackHeader {
-            epoch: self.sampler.epoch(),
-            id: id.id(),
-            check: id.check(),
-            frames: frames.len() as u32,
-            ..StackHeader::default()
-        };
-        self.raw.add(&header, frames);
-        (header.id, header.check)
-    }
 }
 
-/// Marks requests for a collection's stacks: the collection, and which of them.
-const fn tag(id: CollectionId, number: usize) -> u64 {
-    id << 16 | number as u64 & 0xffff
+/// Marks requests: for which collection, in which round, and which of its round.
+const fn tag(id: CollectionId, round: u32, number: usize) -> u64 {
+    id << 20 | (round as u64 & 0xf) << 16 | number as u64 & 0xffff
 }
 
 /// Who has a lock: glibc's `pthread_mutex_t` begins with its futex, which is 2 while somebody waits,

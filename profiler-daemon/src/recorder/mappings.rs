@@ -8,7 +8,7 @@ use std::{
 
 use profiler_ebpf::mappings::{Range, state};
 
-use super::{RecordError, Recorder, collections::CollectionId};
+use super::{RecordError, Recorder, collection::CollectionId};
 use crate::{
     kernel::{KernelError, Placed, Sampler},
     process::{LifeId, Mapping, MappingId},

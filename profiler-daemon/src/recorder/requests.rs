@@ -80,12 +80,13 @@ impl Recorder {
             let waits = self.settings.closeness.waits(&[kind].into());
             // Whoever waits for it hears that there is none.
             if !self.is_off
-                && let Err(error) = self.sampler.set_waits(self.sampler.waits().and(waits))
+                && let Err(error) =
+                    self.sampler.set_waits(self.sampler.waits().and(waits), clock::boot_ns())
             {
                 tracing::error!("{} cannot be recorded here: {error}", kind.name());
                 return self.follow_kinds();
             }
-            let stock = self.stock()?;
+            let stock = if kind.counts_threads() { self.stock()? } else { Stock::default() };
             let before = self.counted()?;
             let there = self.table.lives().filter(|life| life.is_there());
             let members = match &request.scope {

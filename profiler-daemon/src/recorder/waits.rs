@@ -9,7 +9,7 @@ use profiler_ebpf::{
 
 use super::{
     RecordError, Recorder, clock,
-    collections::{CollectionId, Taken},
+    collection::{CollectionId, Taken},
 };
 use crate::{
     kernel::Waits,
@@ -63,12 +63,6 @@ pub(super) struct Stock {
     /// Boot-time clock.
     now_ns: u64,
     threads: Vec<(LifeId, Thread)>,
-}
-
-impl Stock {
-    pub(super) fn is_empty(&self) -> bool {
-        self.threads.is_empty()
-    }
 }
 
 /// What a collection knows of threads as they were at its begin, and as they ended.
@@ -130,7 +124,7 @@ impl Sums {
 impl Threads {
     /// Those that are there at a collection's begin.
     pub(super) fn at_begin(kind: Kind, stock: &Stock) -> Self {
-        if !matches!(kind, Kind::Wall | Kind::Mutex) {
+        if !kind.counts_threads() {
             return Self::default();
         }
         let begin = stock.threads.iter().map(|(_, thread)| {
@@ -293,7 +287,7 @@ impl Recorder {
                 weight: thread.weight,
                 state: thread.state,
                 system_call: thread.system_call,
-                waiter: 0,
+                reserved: 0,
             };
             wait.sample.time_ns = stock.now_ns;
             if let Some(outcome) = self.copies.outcome(wait.sample.user_stack) {
@@ -325,8 +319,9 @@ impl Recorder {
             self.settings.filter.is_all() || self.is_profiled(image.life, start_ns, exec_id)?;
         let is_ours = self.table.life(image.life).is_some_and(|life| life.is_ours(image.image));
         if is_ours || !is_asked_for {
-            if !is_asked_for {
-                // Where that is known by now, its threads are left alone.
+            let life = self.table.life(image.life);
+            if life.is_some_and(|life| life.profiled == Some(false)) {
+                // Its threads are left alone from now on.
                 self.sampler.forget_thread(tid);
             }
             return Ok(());
@@ -402,7 +397,7 @@ impl Recorder {
         let kinds = if self.is_off { HashSet::new() } else { self.collections.wanted_kinds() };
         let waits = self.settings.closeness.waits(&kinds);
         if waits != self.sampler.waits() {
-            self.sampler.set_waits(waits)?;
+            self.sampler.set_waits(waits, clock::boot_ns())?;
         }
         if !waits.has_threads() {
             self.seeded.clear();

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     Closeness, News, RecordError, Recorder, clock,
-    collections::{Collection, Counted},
-    waits::Threads,
+    collection::{Collection, Counted},
+    waits::{Stock, Threads},
 };
 use crate::{
     kernel::period_ns,
@@ -43,8 +43,10 @@ impl Recorder {
     pub(super) fn end(&mut self, windows: bool, all: bool) -> Result<(), RecordError> {
         let counted = self.counted()?;
         let ends = self.collections.ending(windows, all);
-        let stock = self.stock()?;
-        if !stock.is_empty() {
+        // What follows a window is of its kind.
+        let counts_threads = self.collections.is_any(&ends, Kind::counts_threads);
+        let stock = if counts_threads { self.stock()? } else { Stock::default() };
+        if self.collections.is_any(&ends, |kind| kind == Kind::Wall) {
             // The stacks of what waits may still be on their way.
             self.drain();
             self.count_open_waits(&stock, &ends);

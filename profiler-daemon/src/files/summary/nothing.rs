@@ -86,9 +86,11 @@ impl Summary {
                 "What else threads wait for is seen with -k block or -k wall.",
             ),
             Kind::Threadcreate => ("no thread was started", "Record while threads are started."),
-            Kind::Goroutine | Kind::Wall | Kind::Cpu => {
-                ("there was no thread", "Record while it is there.")
-            }
+            Kind::Goroutine => (
+                "there was no thread at the begin",
+                "Ask with --pid, for processes that are there already.",
+            ),
+            Kind::Wall | Kind::Cpu => ("there was no thread", "Record while it is there."),
         };
         format!("No samples, and so no file: {what} in these {seconds:.1} s.\n{advice}\n")
     }

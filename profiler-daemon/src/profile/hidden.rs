@@ -1,4 +1,5 @@
-//! Where the kernel lies in memory is a secret of the kernel's, which attacks on it need first.
+//! What is kept from users who may see their own processes alone: what is of others, and where the
+//! kernel lies in memory, which attacks on it need first.
 
 use super::{Profile, frame::KERNEL_START};
 
