@@ -21,6 +21,12 @@ const MAX_BYTES: usize = 32 << 20;
 struct Copied {
     sample: Sample,
     copy: Box<StackCopy>,
+    lacking: Lacking,
+}
+
+/// Whether a sample has waited for long enough.
+fn is_impatient(sample: &Sample, now_ns: u64) -> bool {
+    sample.time_ns.saturating_add(PATIENCE_NS) <= now_ns
 }
 
 /// The program counter that a walk came to, as one behind its instruction: who looks a caller up
@@ -46,6 +52,12 @@ pub(super) struct Copies {
 impl Copies {
     pub(super) const fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// These alone wait.
+    fn keep(&mut self, waiting: Vec<Copied>) {
+        self.bytes = waiting.iter().map(|copied| copied.copy.size_bytes()).sum();
+        self.waiting = waiting;
     }
 
     /// A stack of a wait has come.
@@ -114,7 +126,7 @@ impl Recorder {
                 if !self.waits(lacking, *sample, &copy) {
                     return true;
                 }
-                self.copies.waiting.push(Copied { sample: *sample, copy });
+                self.copies.waiting.push(Copied { sample: *sample, copy, lacking });
                 false
             }
         }
@@ -128,7 +140,7 @@ impl Recorder {
             Ok((frames, outcome)) => self.walked(&sample, &frames, outcome),
             Err(lacking) => {
                 if self.waits(lacking, sample, &copy) {
-                    self.copies.waiting.push(Copied { sample, copy });
+                    self.copies.waiting.push(Copied { sample, copy, lacking });
                 } else {
                     self.walked(&sample, &[copy.walk_registers().pc], Outcome::NoMapping);
                 }
@@ -185,9 +197,7 @@ impl Recorder {
     fn waits(&mut self, lacking: Lacking, sample: Sample, copy: &StackCopy) -> bool {
         self.want_lacking(lacking);
         let size = copy.size_bytes();
-        if sample.time_ns.saturating_add(PATIENCE_NS) <= clock::boot_ns()
-            || self.copies.bytes + size > MAX_BYTES
-        {
+        if is_impatient(&sample, clock::boot_ns()) || self.copies.bytes + size > MAX_BYTES {
             return false;
         }
         self.copies.bytes += size;
@@ -197,10 +207,19 @@ impl Recorder {
     /// Attributes those that wait, if all that they need is there by now. Returns where
     /// they went, and the indices of their stacks there.
     pub(super) fn try_copies(&mut self) -> Result<Vec<(CollectionId, u32)>, RecordError> {
-        let waiting = std::mem::take(&mut self.copies.waiting);
-        self.copies.bytes = 0;
+        let now_ns = clock::boot_ns();
+        let tables = &self.tables;
+        // To walk deep stacks again and again to where they lack the same takes longer than to make
+        // what they lack.
+        let is_ripe = |copied: &Copied| match copied.lacking {
+            Lacking::Table(key) => !tables.is_awaited(&key) || is_impatient(&copied.sample, now_ns),
+            Lacking::Mapping => true,
+        };
+        let (ripe, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.copies.waiting).into_iter().partition(is_ripe);
+        self.copies.keep(waiting);
         let mut stacks = Vec::new();
-        for Copied { sample, copy } in waiting {
+        for Copied { sample, copy, .. } in ripe {
             if sample.kind == Kind::WaitCopy as u32 {
                 self.walk_wait(sample, copy);
             } else {
@@ -215,9 +234,8 @@ impl Recorder {
         let (old, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.copies.waiting)
             .into_iter()
             .partition(|copied| copied.sample.epoch < epoch);
-        self.copies.bytes = waiting.iter().map(|copied| copied.copy.size_bytes()).sum();
-        self.copies.waiting = waiting;
-        for Copied { sample, copy } in old {
+        self.copies.keep(waiting);
+        for Copied { sample, copy, .. } in old {
             if sample.kind == Kind::WaitCopy as u32 {
                 self.walked(&sample, &[copy.walk_registers().pc], Outcome::NoMapping);
             } else {
