@@ -28,6 +28,7 @@ struct CpuEvents {
 /// What all CPUs have.
 pub(super) struct CpuSet {
     event: Event,
+    watch: cpus::Watch,
     hertz: u64,
     enabled: bool,
     /// No CPU is sampled, for now.
@@ -58,6 +59,7 @@ impl CpuSet {
     ) -> Result<Self, KernelError> {
         let mut set = Self {
             event,
+            watch: cpus::Watch::open()?,
             hertz,
             enabled: false,
             off: false,
@@ -67,7 +69,7 @@ impl CpuSet {
             before: (0, 0),
             looks: 0,
         };
-        for cpu in cpus::online()? {
+        for cpu in set.watch.online()? {
             set.add(cpu, program)?;
         }
         Ok(set)
@@ -86,7 +88,7 @@ impl CpuSet {
         if self.enabled {
             clock.enable()?;
         }
-        let idle_ns = cpus::Idle::read()?.of(cpu);
+        let idle_ns = self.watch.idle()?.of(cpu);
         self.each.push(CpuEvents { cpu, clock, ring, counted_ns: 0, idle_ns: (idle_ns, idle_ns) });
         Ok(())
     }
@@ -103,7 +105,7 @@ impl CpuSet {
     /// [`KernelError`].
     pub(super) fn enable(&mut self) -> Result<(), KernelError> {
         self.enabled = true;
-        let idle = cpus::Idle::read()?;
+        let idle = self.watch.idle()?;
         for events in &mut self.each {
             let idle_ns = idle.of(events.cpu);
             events.idle_ns = (idle_ns, idle_ns);
@@ -182,7 +184,7 @@ impl CpuSet {
     }
 
     fn look_at_clocks(&mut self) -> Result<(), KernelError> {
-        let idle = cpus::Idle::read()?;
+        let idle = self.watch.idle()?;
         for events in &mut self.each {
             events.counted_ns = events.clock.count()?;
             events.idle_ns.1 = events.idle_ns.1.max(idle.of(events.cpu));
@@ -210,7 +212,7 @@ impl CpuSet {
     /// [`KernelError`] where the list of CPUs cannot be read, or a CPU's events cannot be opened for
     /// another reason than that it is offline again.
     pub(super) fn follow(&mut self, program: BorrowedFd<'_>) -> Result<Moves, KernelError> {
-        let online = if self.off { Vec::new() } else { cpus::online()? };
+        let online = if self.off { Vec::new() } else { self.watch.online()? };
         let mut gone: Vec<u32> =
             self.each.iter().map(|it| it.cpu).filter(|cpu| !online.contains(cpu)).collect();
         self.looks += 1;
@@ -234,6 +236,8 @@ impl CpuSet {
             match self.add(cpu, program) {
                 Ok(()) => came.push(cpu),
                 Err(KernelError::SystemCall { io_error, .. }) if is_offline(&io_error) => {}
+                // The next look may find room for them.
+                Err(KernelError::SystemCall { io_error, .. }) if are_none_left(&io_error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -259,4 +263,9 @@ impl CpuEvents {
 /// `perf_event_open` of an event on a CPU that is offline returns `ENODEV`.
 fn is_offline(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENODEV)
+}
+
+/// Whether no descriptor is left, to this process or on the machine.
+fn are_none_left(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -1,15 +1,57 @@
 //! The machine's CPUs.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fs::File, os::unix::fs::FileExt as _};
 
 use super::KernelError;
+
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+const STAT: &str = "/proc/stat";
 
 /// `/proc/stat` counts in hundredths of a second (`USER_HZ`).
 const TICK_NS: u64 = 10_000_000;
 
 /// The CPUs that are online now.
 pub(super) fn online() -> Result<Vec<u32>, KernelError> {
-    Ok(parse_list(&read("/sys/devices/system/cpu/online")?))
+    Ok(parse_list(&read(ONLINE)?))
+}
+
+/// What the kernel says of the CPUs, to be read again and again: its files stay open, since there
+/// may be no descriptor for them later.
+#[derive(Debug)]
+pub(super) struct Watch {
+    online: File,
+    stat: File,
+}
+
+impl Watch {
+    /// Opens the files.
+    pub(super) fn open() -> Result<Self, KernelError> {
+        let open = |path| File::open(path).map_err(|io_error| KernelError::File { path, io_error });
+        Ok(Self { online: open(ONLINE)?, stat: open(STAT)? })
+    }
+
+    /// The CPUs that are online now.
+    pub(super) fn online(&self) -> Result<Vec<u32>, KernelError> {
+        Ok(parse_list(&reread(&self.online, ONLINE)?))
+    }
+
+    /// How long each CPU has been idle until now.
+    pub(super) fn idle(&self) -> Result<Idle, KernelError> {
+        Ok(Idle(parse_idle(&reread(&self.stat, STAT)?)))
+    }
+}
+
+/// Reads a file of the kernel's from its begin: what it says now.
+fn reread(file: &File, path: &'static str) -> Result<String, KernelError> {
+    let mut bytes = Vec::new();
+    let mut part = [0; 8192];
+    loop {
+        let read = file.read_at(&mut part, bytes.len() as u64);
+        match read.map_err(|io_error| KernelError::File { path, io_error })? {
+            0 => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            count => bytes.extend_from_slice(&part[..count]),
+        }
+    }
 }
 
 /// How many CPUs are online now, whichever of them we may use.
@@ -27,11 +69,6 @@ pub(super) fn possible() -> Result<u32, KernelError> {
 pub(super) struct Idle(HashMap<u32, u64>);
 
 impl Idle {
-    /// Reads it.
-    pub(super) fn read() -> Result<Self, KernelError> {
-        Ok(Self(parse_idle(&read("/proc/stat")?)))
-    }
-
     /// Of one CPU, in nanoseconds; 0 while it is offline.
     pub(super) fn of(&self, cpu: u32) -> u64 {
         self.0.get(&cpu).copied().unwrap_or_default()
@@ -68,6 +105,17 @@ fn parse_idle(stat: &str) -> HashMap<u32, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_is_read_again_from_an_open_file() {
+        let watch = Watch::open().unwrap();
+        for _ in 0..2 {
+            let online = watch.online().unwrap();
+            assert_eq!(online, super::online().unwrap());
+            let idle = watch.idle().unwrap();
+            assert!(online.iter().all(|cpu| idle.0.contains_key(cpu)));
+        }
+    }
 
     #[test]
     fn lists_of_cpus() {
