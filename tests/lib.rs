@@ -9,6 +9,8 @@ pub mod bombs;
 pub mod containers;
 #[path = "harness/dir.rs"]
 mod dir;
+#[path = "harness/limited.rs"]
+pub mod limited;
 #[path = "harness/machine.rs"]
 pub mod machine;
 #[path = "harness/pid_reuse.rs"]

@@ -57,7 +57,6 @@ pub use own::Own;
 use pressure::Pressure;
 pub use requests::{Request, Scope};
 pub use settings::Settings;
-pub use spent::Spent;
 use spent::Times;
 use throttle::Throttle;
 pub use waits::Closeness;
@@ -114,8 +113,9 @@ pub struct Recorder {
     queue: VecDeque<Queued>,
     copies: Copies,
     looks: Vec<Look>,
-    /// The threads of the processes that were asked for, as they were at the begin.
-    begin: Option<Times>,
+    times: Option<Times>,
+    /// Threads as they were when the recording was told to stop, and when that was.
+    last_threads: Option<(Vec<kernel::Snapshot>, u64)>,
     /// Waits whose begin is not known, by thread and when they were first seen.
     seeded: HashMap<u32, u64>,
     raw: RawStacks,
@@ -212,7 +212,8 @@ impl Recorder {
             queue: VecDeque::new(),
             copies: Copies::default(),
             looks: Vec::new(),
-            begin: None,
+            times: None,
+            last_threads: None,
             seeded: HashMap::new(),
             raw: RawStacks::default(),
             collections,
@@ -310,8 +311,8 @@ impl Recorder {
         }
         // Before the first sample, which would be of no window.
         self.follow_kinds()?;
-        let is_pids = self.settings.filter.is_pids();
-        if is_pids || self.settings.kinds.iter().any(|kind| kind.looks_at_threads()) {
+        let looks_at_threads = self.settings.kinds.iter().any(|kind| kind.looks_at_threads());
+        if self.settings.tells_times || looks_at_threads {
             self.sampler.prepare_snapshot()?;
         }
         if self.collections.rate() != self.settings.hertz {
@@ -322,10 +323,9 @@ impl Recorder {
         self.latencies.begin();
         tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.collections.rate());
         self.control.tell(News::Started);
-        self.begin = self.times().unwrap_or_else(|error| {
-            tracing::debug!("how threads spend their time is not told: {error}");
-            None
-        });
+        if let Err(error) = self.begin_times() {
+            tracing::warn!("how threads spend their time is not told: {error}");
+        }
         loop {
             let much_waits = self.wait()?;
             self.take_orders()?;
@@ -428,7 +428,7 @@ impl Recorder {
             self.fetch()?;
             self.follow_looks();
         }
-        let spent = self.spent().unwrap_or_default();
+        self.stop_times()?;
         self.sampler.disable()?;
         let until = clock::boot_ns() + HOLD_BACK_NS;
         while clock::boot_ns() < until {
@@ -451,8 +451,8 @@ impl Recorder {
         }
         self.give_copies_up(u32::MAX)?;
         let profiled = self.table.lives().filter(|life| life.profiled == Some(true)).count();
-        self.control.tell(News::Stopped(profiled, spent));
         self.close_window()?;
+        self.control.tell(News::Stopped(profiled, self.spent()));
         self.follow_kinds()
     }
 

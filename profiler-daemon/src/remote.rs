@@ -16,8 +16,8 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, sync::mpsc::UnboundedReceiver};
 
 use crate::{
-    profile::{Kind, Profile, Window, pprof},
-    recorder::{Control, News, Order, RecordError, Spent, control::Orders},
+    profile::{Kind, Profile, Spent, Window, pprof},
+    recorder::{Control, News, Order, RecordError, control::Orders},
     run::RunError,
     server::GREETING,
 };

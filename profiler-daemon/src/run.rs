@@ -147,6 +147,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         kernel_stacks: !options.user_only,
         user_stacks: !options.kernel_only,
         window: options.window,
+        tells_times: options.window.is_none_or(|window| window >= SHORTEST_TOLD),
         ..recorder_settings(
             options.frequency,
             &kinds,
@@ -325,6 +326,7 @@ pub(crate) fn recorder_settings(
         unwind_memory_bytes: *unwind_memory,
         unwind_cache: (*unwind_cache != *"off").then(|| unwind_cache.clone()),
         window: None,
+        tells_times: false,
         limits: Default::default(),
         no_inlines: *no_inlines,
         debug_dirs: debug_dir.clone(),
@@ -520,6 +522,10 @@ fn asked(options: &Options, filter: &Filter) -> Asked {
         Asked::Patterns
     }
 }
+
+/// How threads spend the time is told of windows that are not shorter: all threads are looked at
+/// for it.
+const SHORTEST_TOLD: Duration = Duration::from_secs(10);
 
 /// The rate of waits where none is asked for: all are kept.
 const ALL_WAITS: Duration = Duration::from_nanos(1);

@@ -76,10 +76,18 @@ pub struct Control {
     pub thread_pace: u32,
     /// The same, on a CPU.
     pub cpu_pace: u32,
-    /// Fills the size to a multiple of 8.
-    pub reserved: u32,
+    /// The one process whose threads are followed; 0: those of all that are wanted.
+    pub followed_pid: u32,
     /// Since when threads are followed: boot-time clock, in nanoseconds.
     pub followed_ns: u64,
+}
+
+impl Control {
+    /// Whether threads of a process may be followed.
+    #[inline(always)]
+    pub const fn follows(&self, pid: u32) -> bool {
+        self.followed_pid == 0 || self.followed_pid == pid
+    }
 }
 
 /// Bits of [`Control::waits`].

@@ -22,16 +22,20 @@ pub struct Counters {
     pub stack_lost: u64,
     /// Children of a target that are not followed since the map was full.
     pub fork_lost: u64,
-    /// Threads of which nothing is kept since the map was full.
+    /// Threads of which nothing is kept, or told at their end, since the map or the ring was full.
     pub threads_lost: u64,
     /// Waits that were not sent since the ring was full, or the CPU's scratch space in use.
     pub waits_lost: u64,
-    /// What those runs of the sampling program took that were timed, one in [`TIMED`], in
+    /// Times a CPU went from one thread to another while threads were followed.
+    pub switches: u64,
+    /// Times a thread was woken meanwhile.
+    pub wakes: u64,
+    /// What those runs of the programs took that were timed, one in [`TIMED`] of each, in
     /// nanoseconds.
     pub timed_ns: u64,
 }
 
-/// One run of the sampling program in so many is timed; a power of two.
+/// One run of a program in so many is timed; a power of two.
 pub const TIMED: u64 = 64;
 
 impl Counters {
@@ -49,6 +53,8 @@ impl Counters {
             fork_lost,
             threads_lost,
             waits_lost,
+            switches,
+            wakes,
             timed_ns,
         } = other;
         self.entered += entered;
@@ -62,6 +68,8 @@ impl Counters {
         self.fork_lost += fork_lost;
         self.threads_lost += threads_lost;
         self.waits_lost += waits_lost;
+        self.switches += switches;
+        self.wakes += wakes;
         self.timed_ns += timed_ns;
     }
 
@@ -75,7 +83,7 @@ impl Counters {
         self.entered - self.idle - self.filtered
     }
 
-    /// What all runs of the sampling program took, in nanoseconds, by those that were timed.
+    /// What all runs of the programs took, in nanoseconds, by those that were timed.
     pub fn time_ns(&self) -> u64 {
         self.timed_ns.saturating_mul(TIMED)
     }
@@ -95,6 +103,8 @@ impl Counters {
             fork_lost,
             threads_lost,
             waits_lost,
+            switches,
+            wakes,
             timed_ns,
         } = *self;
         Self {
@@ -109,6 +119,8 @@ impl Counters {
             fork_lost: fork_lost.saturating_sub(before.fork_lost),
             threads_lost: threads_lost.saturating_sub(before.threads_lost),
             waits_lost: waits_lost.saturating_sub(before.waits_lost),
+            switches: switches.saturating_sub(before.switches),
+            wakes: wakes.saturating_sub(before.wakes),
             timed_ns: timed_ns.saturating_sub(before.timed_ns),
         }
     }

@@ -5,16 +5,13 @@ use aya_ebpf::{
     bindings::task_struct,
     helpers::{
         bpf_get_smp_processor_id,
-        generated::{
-            bpf_get_current_comm, bpf_get_current_task_btf, bpf_ktime_get_boot_ns, bpf_ktime_get_ns,
-        },
+        generated::{bpf_get_current_comm, bpf_get_current_task_btf, bpf_ktime_get_boot_ns},
     },
     macros::perf_event,
     programs::PerfEventContext,
 };
 use profiler_ebpf::{
     config::{Config, Control},
-    counters,
     record::{KERNEL_PID, Kind, Sample},
     unwind::Outcome,
 };
@@ -23,6 +20,7 @@ use crate::{
     maps::{CONTROL, COUNTERS, RECORDS, SCRATCH, Scratch, config, count, is_wanted, submit_flags},
     registers, stack_copy, stacks,
     task::{Flags, Task},
+    timing::Run,
 };
 
 /// Entered on each CPU at each period of the clock.
@@ -30,20 +28,11 @@ use crate::{
 pub(crate) fn cpu(ctx: PerfEventContext) -> u32 {
     let Some(counters) = COUNTERS.get_ptr_mut(0) else { return 0 };
     // SAFETY: the pointer is to this CPU's element.
-    let entered = unsafe {
-        (*counters).entered += 1;
-        (*counters).entered
-    };
-    let is_timed = entered % counters::TIMED == 0;
-    // SAFETY: the helper has no arguments.
-    let begin_ns = if is_timed { unsafe { bpf_ktime_get_ns() } } else { 0 };
+    let counters = unsafe { &mut *counters };
+    counters.entered += 1;
+    let run = Run::begin(counters.entered);
     let _ = enter(&ctx);
-    if is_timed {
-        // SAFETY: the helper has no arguments, and the pointer is to this CPU's element.
-        unsafe {
-            (*counters).timed_ns += bpf_ktime_get_ns() - begin_ns;
-        }
-    }
+    run.end(counters);
     0
 }
 

@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "BPF helpers and map values are raw pointers")]
 
 mod cpu;
+mod end;
 mod exec;
 mod fork;
 mod maps;
@@ -14,6 +15,7 @@ mod stack_copy;
 mod stacks;
 mod switch;
 mod task;
+mod timing;
 mod user_memory;
 mod user_stack;
 mod waking;

@@ -25,6 +25,8 @@ pub enum Kind {
     /// A [`CopyHeader`] and the bytes of a stack, whose ID stands for nothing else: a [`Wait`] or a
     /// [`Kind::Spawn`] with it follows.
     WaitCopy = 9,
+    /// A [`Wait`]: the thread ends. Its times are since it began, at `begin_ns`; it has no stack.
+    End = 10,
 }
 
 /// What a thread waited for and for how long, and the stack that it belongs to: where it waits, or
@@ -75,6 +77,8 @@ pub struct SnapshotHeader {
     pub ran_ns: u64,
     /// For how long it was ready and waited for one, in nanoseconds.
     pub delayed_ns: u64,
+    /// Its own start: boot-time clock, in nanoseconds.
+    pub begin_ns: u64,
     /// First argument of the system call that it is in.
     pub argument: u64,
     /// `task_struct.__state`: 0 is running or runnable.

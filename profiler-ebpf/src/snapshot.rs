@@ -87,6 +87,7 @@ fn write(file: *mut seq_file, task_btf: *mut task_struct) -> Option<()> {
     header.is_on_cpu = task.is_on_cpu(&config)?;
     header.switches = task.switches(&config)?;
     (header.ran_ns, header.delayed_ns) = task.times_ns(&config)?;
+    header.begin_ns = task.start_ns(&config)?;
     header.registers = registers::all(task_btf);
     (header.system_call, header.argument) = registers::system_call(task_btf);
     // SAFETY: the buffer holds as many bytes as the helper may write; the task is the iterator's.

@@ -32,6 +32,10 @@ fn started(ctx: &RawTracePointContext) -> Option<()> {
     // SAFETY: the helper has no arguments.
     let current = unsafe { bpf_get_current_pid_tgid() };
     let (pid, tid) = ((current >> 32) as u32, current as u32);
+    let control = CONTROL.get(0)?;
+    if !control.follows(pid) {
+        return None;
+    }
     let child = Task(ctx.arg::<*const u8>(1));
     if child.tgid(config)? != pid || !child.flags(config)?.user_code {
         return None;
@@ -44,7 +48,6 @@ fn started(ctx: &RawTracePointContext) -> Option<()> {
     if !is_wanted(config, pid, start_ns, exec_id) {
         return None;
     }
-    let control = CONTROL.get(0)?;
     // SAFETY: the pointer is to this CPU's element, which `busy` gives to one program at a time.
     let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
     if scratch.busy != 0 {

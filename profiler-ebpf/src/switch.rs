@@ -21,11 +21,12 @@ use profiler_ebpf::{
 
 use crate::{
     maps::{
-        CONTROL, PACES, RECORDS, SCRATCH, THREADS, WAIT_SPACE, config_in_place, count, is_wanted,
-        submit_flags,
+        CONTROL, COUNTERS, PACES, RECORDS, SCRATCH, THREADS, WAIT_SPACE, config_in_place, count,
+        is_wanted, submit_flags,
     },
     registers, stacks,
     task::{TASK_DEAD, Task},
+    timing::Run,
 };
 
 /// `sched_switch(preempt, prev, next, prev_state)` (`include/trace/events/sched.h`): runs in the
@@ -36,12 +37,19 @@ use crate::{
 /// 5.18 (`prev_state`).
 #[raw_tracepoint(tracepoint = "sched_switch")]
 pub(crate) fn switch(ctx: RawTracePointContext) -> i32 {
-    let Some(control) = CONTROL.get(0) else { return 0 };
+    let (Some(control), Some(counters)) = (CONTROL.get(0), COUNTERS.get_ptr_mut(0)) else {
+        return 0;
+    };
+    // SAFETY: the pointer is to this CPU's element.
+    let counters = unsafe { &mut *counters };
+    counters.switches += 1;
+    let run = Run::begin(counters.switches);
     let config = config_in_place();
     // SAFETY: the helper has no arguments.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
     let _ = leave(&ctx, config, control, now_ns);
     let _ = enter(&ctx, config, control, now_ns);
+    run.end(counters);
     0
 }
 
@@ -55,8 +63,8 @@ fn leave(
 ) -> Option<()> {
     // SAFETY: the helper has no arguments.
     let current = unsafe { bpf_get_current_pid_tgid() };
-    let tid = current as u32;
-    if tid == 0 {
+    let (pid, tid) = ((current >> 32) as u32, current as u32);
+    if tid == 0 || !control.follows(pid) {
         return None;
     }
     let prev_state = ctx.arg::<u32>(3);
@@ -68,7 +76,7 @@ fn leave(
         THREADS.get_ptr_mut(tid).or_else(|| first_seen(task, tid, config, control, now_ns))?;
     // SAFETY: the value stays while the program runs. Others change single words of it at most.
     let thread = unsafe { &mut *thread };
-    if thread.sample.pid != (current >> 32) as u32 {
+    if thread.sample.pid != pid {
         // It was another one's id, whose end was not seen.
         let _ = THREADS.remove(tid);
         return None;

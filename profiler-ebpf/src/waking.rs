@@ -18,15 +18,24 @@ use profiler_ebpf::{
 };
 
 use crate::{
-    maps::{CONTROL, PACES, RECORDS, SCRATCH, THREADS, config_in_place, count, submit_flags},
+    maps::{
+        CONTROL, COUNTERS, PACES, RECORDS, SCRATCH, THREADS, config_in_place, count, submit_flags,
+    },
     registers, stacks,
     task::Task,
+    timing::Run,
 };
 
 /// `sched_waking(task)`: runs in the thread that wakes, or in what interrupts it.
 #[raw_tracepoint(tracepoint = "sched_waking")]
 pub(crate) fn waking(ctx: RawTracePointContext) -> i32 {
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the pointer is to this CPU's element.
+    let counters = unsafe { &mut *counters };
+    counters.wakes += 1;
+    let run = Run::begin(counters.wakes);
     let _ = wake(&ctx);
+    run.end(counters);
     0
 }
 

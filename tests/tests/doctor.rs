@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use rprofd_tests::{Program, TestDir, machine, programs::Running, rprofd};
+use rprofd_tests::{Program, TestDir, limited::Limited, machine, programs::Running, rprofd};
 use serde_json::Value;
 
 fn doctor(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -140,58 +140,6 @@ fn what_a_stripped_program_of_a_package_lacks() {
     let (_, names) = lines(&text, "/sleep");
     assert!(names.contains("it is stripped"), "{text}");
     assert!(names.contains("more with: sudo apt-get install coreutils-dbgsym"), "{text}");
-}
-
-/// A cgroup with a limit; removed when dropped.
-struct Limited(PathBuf);
-
-impl Limited {
-    /// In the hierarchy of a controller, with `text` in the file of version 1 or 2 that sets the
-    /// limit; `None` where none can be made.
-    fn new(
-        controller: &str,
-        [first, second]: [&str; 2],
-        [text_1, text_2]: [&str; 2],
-    ) -> Option<Self> {
-        let name = format!("rprofd-test-{}-{controller}", std::process::id());
-        let places = [
-            (format!("{controller}/{name}"), first, text_1),
-            (name.clone(), second, text_2),
-            (format!("unified/{name}"), second, text_2),
-        ];
-        places.iter().find_map(|(dir, file, text)| {
-            let dir = Path::new("/sys/fs/cgroup").join(dir);
-            fs::create_dir(&dir).ok()?;
-            let limited = Self(dir);
-            fs::write(limited.0.join(file), text).ok().map(|()| limited)
-        })
-    }
-
-    /// With 64 MiB of memory.
-    fn of_memory() -> Option<Self> {
-        Self::new("memory", ["memory.limit_in_bytes", "memory.max"], ["67108864"; 2])
-    }
-
-    /// With half of a CPU.
-    fn of_cpus() -> Option<Self> {
-        Self::new("cpu", ["cpu.cfs_quota_us", "cpu.max"], ["50000", "50000 100000"])
-    }
-
-    fn take(&self, pid: &str) {
-        fs::write(self.0.join("cgroup.procs"), pid).expect("move");
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        // A process that has just ended may still be in it.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-    }
 }
 
 #[test]

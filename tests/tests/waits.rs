@@ -1,7 +1,9 @@
 //! What threads wait for: where, for how long, and who held it.
 
 use rprofd_tests::{
-    Profile, Program, Rprofd, TestDir, machine,
+    Profile, Program, Rprofd, TestDir,
+    limited::Limited,
+    machine,
     pprof::Sample,
     rprofd::Finished,
     serve::{Daemon, wait_for},
@@ -98,6 +100,107 @@ fn who_held_a_lock_is_charged_for_who_waited() {
             assert!(unattributed >= 10, "{:?}", mutex.comments);
         }
     }
+}
+
+#[test]
+fn waits_for_a_disk_are_as_the_kernel_counts_them() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("waits-disk");
+    let program = Program::build("reads_disk.c");
+    let data = dir.join("data").to_str().expect("UTF-8").to_owned();
+    let run = Rprofd::new(&dir)
+        .args(["-k", "block", "--block-stacks", "0", "--", program.arg(), &data])
+        .run();
+    // Files of a file system in memory cannot be read around the page cache.
+    let has_disk = run.status.code() != Some(3);
+    if !machine::require(has_disk, "a disk behind the directory of the tests") {
+        return;
+    }
+    let run = run.expect_success();
+    let told = run.stdout_text();
+    let told: Vec<i64> = told.split_whitespace().map(|it| it.parse().unwrap()).collect();
+    let [waits, length_ns] = told[..] else { panic!("{told:?}") };
+    let profile = profile(&run, "reads_disk", "block");
+    let found = sum(&profile, "contentions", "in_disk", |sample| sample.labels["reason"] == "disk");
+    assert_eq!(found, waits, "{told:?}");
+    let delay = sum(&profile, "delay", "in_disk", |_| true);
+    // That it was ready and had no CPU is in it, too: as it is in what it tells.
+    assert!(near(delay, length_ns, 2.0), "{delay}: {told:?}");
+}
+
+#[test]
+fn who_held_a_monitor_of_java_is_charged() {
+    if !able() || !machine::has(&["java"]) {
+        return;
+    }
+    let dir = TestDir::new("waits-monitors");
+    let source = rprofd_tests::programs::source_path("Monitors.java");
+    let source = source.to_str().expect("UTF-8");
+    let run = Rprofd::new(&dir)
+        .args(["-k", "mutex,block", "--block-stacks", "0", "--group-by", "none"])
+        .args(["--", "java", "-XX:+PreserveFramePointer", source])
+        .run()
+        .expect_success();
+    let waited: i64 = run.stdout_text().trim().parse().expect("a number");
+    let mutex = Profile::read(&run.file("all.", ".mutex.pb.gz"));
+    let by = |thread: &str| {
+        mutex.total_where("delay", |sample| {
+            sample.labels["thread"] == thread && mutex.frames(sample).iter().any(is_exit)
+        })
+    };
+    // Java's frames have no names, the virtual machine's function that lets go of a monitor does.
+    fn is_exit(frame: &&str) -> bool {
+        frame.contains("ObjectMonitor::exit")
+    }
+    let held = by("holder");
+    assert!(near(held, waited, 5.0), "{held} of {waited}");
+}
+
+#[test]
+fn a_thread_over_its_quota_is_throttled() {
+    if !able() {
+        return;
+    }
+    let cgroup = Limited::of_cpus();
+    if !machine::require(cgroup.is_some(), "a cgroup with a limit of CPU time") {
+        return;
+    }
+    let dir = TestDir::new("waits-throttled");
+    let cgroup = cgroup.expect("a cgroup");
+    let running = Program::build("shares.c").start(&["600"]);
+    let pid = running.pid().to_string();
+    cgroup.take(&pid);
+    let before_ns = cgroup.throttled_ns();
+    let run =
+        Rprofd::new(&dir).args(["-k", "wall", "-d", "4s", "--pid", &pid]).run().expect_success();
+    let most = i64::try_from(cgroup.throttled_ns() - before_ns).expect("nanoseconds");
+    let profile = profile(&run, "shares", "wall");
+    let found = profile.total_where("wall", |sample| sample.labels["state"] == "throttled");
+    // The kernel's figure is of the seconds in which rprofd starts and ends, too.
+    let least = most * 4 / (run.elapsed.as_secs() as i64 + 1) / 2;
+    assert!((least..=most).contains(&found) && found > 0, "{found}, not {least} to {most}");
+    drop(running);
+}
+
+#[test]
+fn the_closing_table_tells_how_threads_spent_their_time() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("waits-table");
+    let program = Program::build("halves.c");
+    let run = Rprofd::new(&dir).args(["--", program.arg(), "3"]).run().expect_success();
+    let told = &run.stderr;
+    let line = told.lines().find(|line| line.starts_with("halves")).expect("a row");
+    let cells: Vec<_> = line.split_whitespace().filter(|cell| cell.ends_with('%')).collect();
+    let shares: Vec<f64> =
+        cells.iter().map(|cell| cell.trim_end_matches('%').parse().expect("a share")).collect();
+    let [running, _, waiting, _] = shares[..] else { panic!("{line}") };
+    // One thread waits for the other, which sleeps half of the time or more.
+    assert!(running > 2.0 && running < 30.0 && waiting > 60.0 && waiting < 90.0, "{told}");
+    assert!(told.contains("For what: -k wall."), "{told}");
 }
 
 #[test]

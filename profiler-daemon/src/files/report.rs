@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{Error, Format, name::Group};
-use crate::profile::{Kind, Outcomes, Process, Window, top::Top};
+use crate::profile::{Kind, Outcomes, Process, Spent, Window, top::Top};
 
 /// What was written of a window, and what of it a user wants to know at once.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub struct Row {
     pub totals: [i64; 2],
     /// How unwinding ended.
     pub outcomes: Outcomes,
+    /// How the threads spent the time, where that is known.
+    pub spent: Spent,
     /// The name of its own file; none if it is in the file of everything alone.
     pub file: Option<String>,
 }

@@ -18,7 +18,7 @@ use super::{
     utc,
 };
 use crate::profile::{
-    Kind, Outcomes, Profile, Window,
+    Kind, Outcomes, Profile, Spent, Window,
     merge::{MergedName, merge},
     top::Top,
 };
@@ -353,8 +353,10 @@ fn everything(window: &Window, profiles: &[&Profile]) -> Profile {
 fn row(members: &Members<'_>) -> Row {
     let Members { group, profiles, totals } = members;
     let mut outcomes = Outcomes::default();
+    let mut spent = Spent::default();
     for profile in profiles {
         outcomes += profile.outcomes;
+        spent += profile.spent;
     }
     Row {
         group: group.clone(),
@@ -363,6 +365,7 @@ fn row(members: &Members<'_>) -> Row {
         processes: profiles.iter().map(|profile| profile.processes.len()).sum(),
         totals: *totals,
         outcomes,
+        spent,
         file: None,
     }
 }

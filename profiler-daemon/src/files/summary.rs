@@ -1,6 +1,7 @@
 //! What a run says at its end: the hottest functions, a table, and what to type next.
 
 mod nothing;
+mod table;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,19 +20,13 @@ pub use self::nothing::Asked;
 use super::{
     FirstLook, Format, Report, Row,
     name::Group,
-    printable::{cut_middle, escape, left, right},
+    printable::{cut_middle, escape},
     quantity,
 };
-use crate::{
-    profile::{Kind, Outcomes, Process, top::Top},
-    recorder::Spent,
-};
+use crate::profile::{Kind, Process, Spent, top::Top};
 
 /// Functions that are shown.
 const FUNCTIONS: usize = 10;
-
-/// Rows of the table that are shown.
-const ROWS: usize = 20;
 
 /// Files that could not be written, of which one is told each.
 const FAILURES: usize = 5;
@@ -155,6 +150,7 @@ impl Summary {
                     known.totals =
                         std::array::from_fn(|i| known.totals[i].saturating_add(row.totals[i]));
                     known.outcomes += row.outcomes;
+                    known.spent += row.spent;
                     known.processes = known.processes.max(row.processes);
                     known.process = row.process;
                     known.file = row.file.or(known.file.take());
@@ -263,86 +259,6 @@ impl Summary {
         }
     }
 
-    fn write_table(&self, text: &mut String, style: Style) {
-        let mut rows: Vec<&(Row, usize)> = self.rows.values().collect();
-        rows.sort_by(|(a, _), (b, _)| {
-            b.totals[Kind::COUNT].cmp(&a.totals[Kind::COUNT]).then_with(|| a.group.cmp(&b.group))
-        });
-        let mut all = Outcomes::default();
-        let mut totals = [0_i64; 2];
-        for (row, _) in &rows {
-            all += row.outcomes;
-            totals = std::array::from_fn(|i| totals[i].saturating_add(row.totals[i]));
-        }
-        let (count, value) = match self.kind {
-            Kind::Cpu => ("SAMPLES", "CPU TIME"),
-            Kind::Wall => ("SAMPLES", "WALL TIME"),
-            Kind::Block | Kind::Mutex => ("WAITS", "DELAY"),
-            Kind::Goroutine | Kind::Threadcreate => ("THREADS", ""),
-        };
-        let mut table =
-            vec![["PROCESS", "PID", count, value, "COMPLETE", "FILE"].map(str::to_owned)];
-        table.extend(rows.iter().take(ROWS).map(|(row, files)| self.cells(row, *files)));
-        let file = self.everything.as_deref().and_then(Path::file_name);
-        let everything =
-            file.map_or_else(String::new, |it| file_cell(&it.to_string_lossy(), self.everythings));
-        // One row is everything: a second would repeat it.
-        let is_one = rows.len() == 1;
-        if is_one {
-            if let [.., only] = table.as_mut_slice()
-                && only[5].is_empty()
-            {
-                only[5] = everything;
-            }
-        } else {
-            table.push([
-                "all".to_owned(),
-                String::new(),
-                totals[Kind::COUNT].to_string(),
-                self.value(totals),
-                complete(&all),
-                everything,
-            ]);
-        }
-        write_columns(text, style, &table);
-
-        let hidden = rows.len().saturating_sub(ROWS);
-        if hidden > 0 {
-            line(text, &format!("… and {hidden} less busy ones."));
-        }
-        let (alone, samples) = rows
-            .iter()
-            .filter(|(row, _)| row.file.is_none() && !is_one)
-            .fold((0_usize, 0_i64), |(n, sum), (row, _)| {
-                (n + 1, sum.saturating_add(row.totals[Kind::COUNT]))
-            });
-        if let (1.., Some(file), Some(_)) = (alone, file, &self.directory) {
-            let file = file.to_string_lossy();
-            line(
-                text,
-                &format!(
-                    "{alone} of these ({samples} sample{}) {} no file of their own: {} has them.",
-                    if samples == 1 { "" } else { "s" },
-                    if alone == 1 { "has" } else { "have" },
-                    escape(&file)
-                ),
-            );
-        }
-        if all.guessed * 100 >= all.user_stacks() && all.guessed > 0 {
-            line(
-                text,
-                &format!(
-                    "Guessed: {} of the stacks, along frame pointers where there was no unwind \
-                     rule; callers may be missing.",
-                    share(all.guessed, all.user_stacks())
-                ),
-            );
-        }
-        if self.windows > 1 {
-            line(text, &self.windows_text());
-        }
-    }
-
     /// How many windows there were, and which of their files the table names.
     fn windows_text(&self) -> String {
         let Self { windows, empty_windows, .. } = *self;
@@ -432,79 +348,12 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", escape(&path).replace('\'', r"'\''"))
 }
 
-impl Summary {
-    /// Of a row's totals the time.
-    fn value(&self, totals: [i64; 2]) -> String {
-        match self.kind.default_type().1 {
-            "nanoseconds" => quantity::seconds(totals[Kind::DEFAULT]),
-            _ => String::new(),
-        }
-    }
-
-    fn cells(&self, row: &Row, files: usize) -> [String; 6] {
-        let name = match &row.group {
-            Group::Process(..) => &*row.process.comm,
-            Group::Name(name) => name.as_str(),
-        };
-        let pid = match &row.group {
-            Group::Process(pid, _) => pid.to_string(),
-            Group::Name(_) if row.processes == 1 => row.process.pid.to_string(),
-            Group::Name(_) => format!("{} processes", row.processes),
-        };
-        [
-            escape(name).into_owned(),
-            pid,
-            row.totals[Kind::COUNT].to_string(),
-            self.value(row.totals),
-            complete(&row.outcomes),
-            row.file.as_ref().map_or_else(String::new, |file| file_cell(file, files)),
-        ]
-    }
-}
-
-/// The newest file of a row, and how many it has from the windows before.
-fn file_cell(file: &str, files: usize) -> String {
-    let file = escape(file);
-    if files > 1 { format!("{file} +{} earlier", files - 1) } else { file.into_owned() }
-}
-
-/// How many user stacks are whole; `-` without user stacks.
-fn complete(outcomes: &Outcomes) -> String {
-    match outcomes.user_stacks() {
-        0 => "-".to_owned(),
-        stacks => share(outcomes.complete, stacks),
-    }
-}
-
 /// A share in percent; 100% is said of all alone.
 fn share(part: u64, of: u64) -> String {
     match part {
         0 => "0%".to_owned(),
         part if part == of => "100%".to_owned(),
         part => format!("{:.1}%", (1000.0 * part as f64 / of as f64).floor() / 10.0),
-    }
-}
-
-/// Rows with their columns aligned; the first column and the last, which hold names, share what
-/// the width leaves.
-fn write_columns(text: &mut String, style: Style, table: &[[String; 6]]) {
-    let mut widths: [usize; 6] = std::array::from_fn(|column| {
-        table.iter().map(|row| row[column].width()).max().unwrap_or(0)
-    });
-    let gaps = 2 * (widths.len() - 1);
-    let numbers: usize = widths[1..5].iter().sum();
-    let room = style.width.saturating_sub(numbers + gaps).max(2 * MIN_NAME);
-    if widths[0] + widths[5] > room {
-        widths[0] = widths[0].min((room / 3).max(room.saturating_sub(widths[5])));
-        widths[5] = widths[5].min(room - widths[0]);
-    }
-    for (number, row) in table.iter().enumerate() {
-        let mut cells = vec![left(&cut_middle(&row[0], widths[0]), widths[0])];
-        cells.extend((1..5).map(|column| right(&row[column], widths[column])));
-        cells.push(cut_middle(&row[5], widths[5]).into_owned());
-        let cells = cells.join("  ");
-        let cells = cells.trim_end();
-        line(text, &if number == 0 { style.bold(cells) } else { cells.to_owned() });
     }
 }
 

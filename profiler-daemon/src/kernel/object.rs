@@ -54,6 +54,8 @@ pub(super) enum Tracepoint {
     Waking,
     /// A thread starts another.
     Spawn,
+    /// A thread ends.
+    End,
 }
 
 impl Tracepoint {
@@ -63,6 +65,7 @@ impl Tracepoint {
             Self::Switch => ("switch", "sched_switch"),
             Self::Waking => ("waking", "sched_waking"),
             Self::Spawn => ("spawn", "sched_process_fork"),
+            Self::End => ("end", "sched_process_exit"),
         }
     }
 }

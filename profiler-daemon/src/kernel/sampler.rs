@@ -63,7 +63,7 @@ pub enum Record<'a> {
     /// A sample that lacked an unwind table, and what is needed to walk its stack once more.
     Copy(Sample, Box<StackCopy>),
     /// A wait is over: by the record's kind, of the thread that waited, of the one that ended it, or
-    /// the thread has ended.
+    /// the thread has ended, which was followed or not.
     Wait(record::Kind, Wait),
     /// The stack of a wait, or of a thread that starts another, that lacked an unwind table.
     WaitCopy(Sample, Box<StackCopy>),
@@ -367,7 +367,8 @@ pub(crate) fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Recor
             false => Record::WaitCopy(sample, copy),
         });
     }
-    for of_wait in [record::Kind::Wait, record::Kind::Wake, record::Kind::Gone] {
+    let of_waits = [record::Kind::Wait, record::Kind::Wake, record::Kind::Gone, record::Kind::End];
+    for of_wait in of_waits {
         if kind == of_wait as u32 {
             return waits::decode(bytes).map(|wait| Record::Wait(of_wait, wait));
         }

@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub switches: u64,
     /// For how long it had a CPU since it began, and waited for one, in nanoseconds.
     pub times_ns: [u64; 2],
+    /// Its own start: boot-time clock.
+    pub begin_ns: u64,
     /// The system call that it was in, and its first argument.
     pub system_call: (u32, u64),
     /// Its kernel stack, leaf first.
@@ -74,6 +76,7 @@ impl Snapshot {
         let frames = (next()? as usize).min(MAX_SNAPSHOT_FRAMES);
         let switches = next()?;
         let times_ns = [next()?, next()?];
+        let begin_ns = next()?;
         let argument = next()?;
         let (state, is_on_cpu, system_call) =
             (word(bytes, at)?, word(bytes, at + 4)?, word(bytes, at + 8)?);
@@ -88,6 +91,7 @@ impl Snapshot {
             is_on_cpu: is_on_cpu != 0,
             switches,
             times_ns,
+            begin_ns,
             system_call: (system_call, argument),
             kernel: frames.filter_map(|frame| long(frame, 0)).collect(),
             registers,

@@ -35,9 +35,16 @@ pub struct Waits {
     pub thread_stacks: u32,
     /// The same, on a CPU.
     pub cpu_stacks: u32,
+    /// Of this process alone.
+    pub pid: Option<u32>,
 }
 
 impl Waits {
+    /// Whether anything is recorded.
+    const fn is_any(&self) -> bool {
+        self.has_threads() || self.spawns
+    }
+
     /// Whether anything is kept of threads.
     pub const fn has_threads(&self) -> bool {
         self.block || self.wall || self.mutex
@@ -51,6 +58,11 @@ impl Waits {
             wall: self.wall || other.wall,
             mutex: self.mutex || other.mutex,
             spawns: self.spawns || other.spawns,
+            pid: if self.is_any() {
+                other.pid.filter(|pid| self.pid == Some(*pid))
+            } else {
+                other.pid
+            },
             ..other
         }
     }
@@ -70,40 +82,60 @@ impl Waits {
     }
 
     /// Tells the programs.
-    pub(super) const fn tell(&self, control: &mut config::Control) {
+    pub(super) fn tell(&self, control: &mut config::Control) {
         control.waits = self.bits();
         control.block_rate_ns = self.block_rate_ns;
         control.mutex_fraction = if self.mutex_fraction == 0 { 1 } else { self.mutex_fraction };
         control.thread_pace = in_period(self.thread_stacks);
         control.cpu_pace = in_period(self.cpu_stacks);
+        control.followed_pid = self.pid.unwrap_or(0);
     }
 }
 
 impl Sampler {
-    /// Records these waits from `now_ns` on, on the boot-time clock: attaches what that needs, and detaches what it does not.
+    /// Records these waits from `now_ns` on, on the boot-time clock: attaches what that needs, and
+    /// detaches what it does not.
     ///
     /// # Errors
     ///
     /// [`KernelError`].
     pub fn set_waits(&mut self, waits: Waits, now_ns: u64) -> Result<(), KernelError> {
         let had_threads = self.waits.has_threads();
-        if waits.has_threads() && !had_threads {
+        let follows_others = self.waits.pid.is_some() && waits.pid != self.waits.pid;
+        if waits.has_threads() && (!had_threads || follows_others) {
             self.followed_ns = now_ns;
         }
-        self.waits = waits;
+        let before = std::mem::replace(&mut self.waits, waits);
         self.tell()?;
         self.object.set_attached(Tracepoint::Spawn, waits.spawns)?;
         // Who is woken is known before who waits.
         self.object.set_attached(Tracepoint::Waking, waits.has_threads())?;
         self.object.set_attached(Tracepoint::Switch, waits.has_threads())?;
-        if had_threads && !waits.has_threads() {
-            // What they say of threads would be wrong by the time that it is looked at again.
-            let tids: Vec<u32> = self.object.threads.keys().filter_map(Result::ok).collect();
-            for tid in tids {
-                let _ = self.object.threads.remove(&tid);
-            }
+        if had_threads && (!waits.has_threads() || waits.pid.is_some() && waits.pid != before.pid) {
+            self.forget_threads(waits.pid.filter(|_| waits.has_threads()));
         }
         Ok(())
+    }
+
+    /// Forgets all threads but those of one process: what is kept of them would be wrong by the time
+    /// that it is looked at again.
+    fn forget_threads(&mut self, but_of: Option<u32>) {
+        let is_other = |thread: &Thread| but_of != Some(thread.sample.pid);
+        let known = self.object.threads.iter().filter_map(Result::ok);
+        let tids: Vec<u32> =
+            known.filter(|(_, thread)| is_other(thread)).map(|(tid, _)| tid).collect();
+        for tid in tids {
+            self.forget_thread(tid);
+        }
+    }
+
+    /// Has the ends of threads told from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`].
+    pub fn tell_ends(&mut self) -> Result<(), KernelError> {
+        self.object.set_attached(Tracepoint::End, true)
     }
 
     /// Forgets a thread: it turned out not to be profiled.

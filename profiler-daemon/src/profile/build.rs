@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use profiler_ebpf::waits::State;
 
 use super::{
-    Function, Kind, Line, Location, Mapping, Process, Profile, Sample, Window,
+    Function, Kind, Line, Location, Mapping, Process, Profile, Sample, Spent, Window,
     aggregate::{Aggregate, Code, Key, Measured, Place},
     reason,
 };
@@ -30,6 +30,8 @@ pub struct Builder<'a> {
     pub symbolizer: &'a Symbolizer,
     /// The window; its comments go into each profile.
     pub window: &'a Window,
+    /// How the processes' threads spent its time, where that is known.
+    pub spent: &'a HashMap<LifeId, Spent>,
     /// The running kernel's build ID; empty if unknown.
     pub kernel_build_id: Arc<str>,
     /// Inlined functions were asked for.
@@ -94,6 +96,7 @@ impl Builder<'_> {
             stacks,
             samples,
             outcomes: self.aggregate.outcomes.get(&life).copied().unwrap_or_default(),
+            spent: self.spent.get(&life).copied().unwrap_or_default(),
             comments: self.window.comments.clone(),
         }
     }

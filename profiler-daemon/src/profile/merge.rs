@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    Function, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Window, frame::HOST,
+    Function, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Spent, Window,
+    frame::HOST,
 };
 
 /// What a merged profile is called: what pprof prints as `File:`, which is its first mapping.
@@ -35,8 +36,17 @@ pub fn merge(window: &Window, profiles: &[&Profile], name: MergedName) -> Profil
     for profile in profiles {
         merger.add(profile);
     }
-    let Merger { processes, mappings, functions, locations, stacks, samples, outcomes, comments } =
-        merger;
+    let Merger {
+        processes,
+        mappings,
+        functions,
+        locations,
+        stacks,
+        samples,
+        outcomes,
+        spent,
+        comments,
+    } = merger;
     Profile {
         kind: window.kind,
         start: window.start,
@@ -49,6 +59,7 @@ pub fn merge(window: &Window, profiles: &[&Profile], name: MergedName) -> Profil
         stacks: stacks.into_list(),
         samples: samples.into_list(),
         outcomes,
+        spent,
         comments: comments.list,
     }
 }
@@ -78,6 +89,7 @@ struct Merger {
     stacks: Interner<Box<[u32]>>,
     samples: Samples,
     outcomes: Outcomes,
+    spent: Spent,
     comments: Comments,
 }
 
@@ -118,6 +130,7 @@ impl Merger {
             });
         }
         self.outcomes += profile.outcomes;
+        self.spent += profile.spent;
         self.comments.add(&profile.comments);
     }
 

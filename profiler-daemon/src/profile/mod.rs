@@ -10,6 +10,7 @@ pub mod pprof;
 mod reason;
 #[cfg(test)]
 pub(crate) mod sample;
+mod spent;
 pub mod top;
 
 use std::{
@@ -17,6 +18,8 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
+
+pub use self::spent::Spent;
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -91,6 +94,11 @@ impl Kind {
     /// Whether the CPUs have to be sampled for it.
     pub fn samples_cpus(self) -> bool {
         matches!(self, Self::Cpu | Self::Wall)
+    }
+
+    /// Whether threads are followed for it.
+    pub fn follows_threads(self) -> bool {
+        matches!(self, Self::Wall | Self::Block | Self::Mutex | Self::Threadcreate)
     }
 
     /// Whether it counts what there was of each thread.
@@ -171,6 +179,9 @@ pub struct Profile {
     pub samples: Vec<Sample>,
     /// How unwinding ended, over all samples.
     pub outcomes: Outcomes,
+    /// How the processes' threads have spent the time of the window, where that is known. It is in
+    /// no file.
+    pub spent: Spent,
     /// Host, kernel, version, frequency and each loss, one `key=value` per entry. The processes'
     /// command line and `outcomes` are not in it: [`pprof::encode`] adds them.
     pub comments: Vec<String>,

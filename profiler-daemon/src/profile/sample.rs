@@ -10,7 +10,7 @@ use proptest::{
     sample::Index,
 };
 
-use super::{Function, Kind, Line, Location, Mapping, Outcomes, Process, Profile, Sample};
+use super::{Function, Kind, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Spent};
 
 /// A named mapping with a build ID made of its name.
 pub(crate) fn mapping(start: u64, end: u64, file_offset: u64, file: &str) -> Mapping {
@@ -54,6 +54,7 @@ pub(crate) fn empty(pid: u32, comm: &str) -> Profile {
         stacks: Vec::new(),
         samples: Vec::new(),
         outcomes: Outcomes::default(),
+        spent: Spent::default(),
         comments: vec!["host=box".to_owned()],
     }
 }
@@ -106,6 +107,7 @@ pub(crate) fn program(pid: u32, comm: &str, base: u64) -> Profile {
         ],
         stacks: vec![Box::new([1, 0]), Box::new([3, 1, 0]), Box::new([2, 1, 0])],
         samples: vec![sample(0, 5), sample(1, 3), sample(2, 2)],
+        spent: Spent::default(),
         outcomes: Outcomes { complete: 9, truncated: 1, ..Outcomes::default() },
         ..empty(pid, comm)
     }
@@ -199,6 +201,7 @@ pub(crate) fn any_profile() -> impl Strategy<Value = Profile> {
                 locations,
                 stacks,
                 samples,
+                spent: Spent::default(),
                 outcomes: Outcomes {
                     complete: counts[0],
                     guessed: counts[1],

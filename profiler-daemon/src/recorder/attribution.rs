@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     kernel::{StackCopy, period_ns},
-    process::LifeId,
+    process::{ImageRef, LifeId},
     profile::aggregate::{Code, Weighed, comm_text},
 };
 
@@ -134,6 +134,19 @@ impl Recorder {
                 }
             }
         }
+    }
+
+    /// The process and image that a thread is of, if they are to be profiled.
+    pub(super) fn profiled_image(
+        &mut self,
+        sample: &Sample,
+    ) -> Result<Option<ImageRef>, RecordError> {
+        let Sample { pid, start_ns, exec_id, time_ns, .. } = *sample;
+        let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
+        let is_profiled =
+            self.settings.filter.is_all() || self.is_profiled(image.life, start_ns, exec_id)?;
+        let is_ours = self.table.life(image.life).is_some_and(|life| life.is_ours(image.image));
+        Ok((is_profiled && !is_ours).then_some(image))
     }
 
     /// Whether a sampled process is asked for; the kernel side is told, so that it asks no more.

@@ -54,6 +54,7 @@ mod tests {
             event: Event::CpuClock,
             filter: Filter::default(),
             becomes_command: None,
+            tells_times: false,
             kernel_stacks: true,
             user_stacks: true,
             unwind_memory_bytes: 0,

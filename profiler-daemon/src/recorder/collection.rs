@@ -10,6 +10,7 @@ use profiler_ebpf::record::Wait;
 use super::{
     rates::{Thinner, mean_rate},
     requests::Scope,
+    spent::ByLife,
     waits::Threads,
 };
 use crate::{
@@ -54,6 +55,8 @@ pub(super) struct Collection {
     pub(super) aggregate: Aggregate,
     /// Of a kind that has to do with waits.
     pub(super) threads: Threads,
+    /// How threads spent its time, once it has ended.
+    pub(super) spent: ByLife,
     /// What else is to be said of it: comments.
     pub(super) notes: Vec<String>,
     pub(super) look: LookFor,

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -13,6 +14,7 @@ use super::{
     collection::{Collection, CollectionId, Counted, LookFor, Taken},
     rates::Thinner,
     requests::{Request, Scope},
+    spent::ByLife,
     waits::{Stock, Threads},
 };
 use crate::{
@@ -69,6 +71,7 @@ impl Collections {
             kind,
             aggregate: Aggregate::default(),
             threads: Threads::at_begin(kind, &Stock::default()),
+            spent: ByLife::default(),
             notes: Vec::new(),
             look: if kind.looks_at_threads() { LookFor::Wanted } else { LookFor::Nothing },
             start: SystemTime::now(),
@@ -120,11 +123,13 @@ impl Collections {
         ends: &HashSet<CollectionId>,
         counted: Counted,
         stock: &Stock,
+        spent: &ByLife,
         table: &Table,
     ) {
         let now_ns = clock::boot_ns();
         for it in self.all.iter_mut().filter(|it| ends.contains(&it.id)) {
             it.end(now_ns, counted, &self.rates);
+            it.spent = Arc::clone(spent);
             let mut threads = std::mem::take(&mut it.threads);
             threads.close(stock, it.from_ns, |id| it.is_of(table.life(id)));
             it.threads = threads;
@@ -219,6 +224,15 @@ impl Collections {
     /// The kinds that are being recorded.
     pub(super) fn wanted_kinds(&self) -> HashSet<Kind> {
         self.all.iter().filter(|it| it.ended.is_none()).map(|it| it.kind).collect()
+    }
+
+    /// The only process of which waits are asked for; `None`: there are several, or none is known
+    /// by its pid.
+    pub(super) fn only_pid(&self) -> Option<u32> {
+        let open = self.all.iter().filter(|it| it.ended.is_none() && it.kind.follows_threads());
+        let mut pids = open.map(|it| it.scope.only_pid());
+        let first = pids.next()??;
+        pids.all(|pid| pid == Some(first)).then_some(first)
     }
 
     /// The rate of windows that begin from now on.
@@ -399,7 +413,8 @@ mod tests {
     fn next_window(collections: &mut Collections) {
         let ends = collections.ending(true, false);
         let table = Table::new(Default::default());
-        collections.end(&ends, Counted::default(), &Stock::default(), &table);
+        let spent = ByLife::default();
+        collections.end(&ends, Counted::default(), &Stock::default(), &spent, &table);
         collections.next_windows(Counted::default(), &Stock::default());
     }
 
@@ -443,6 +458,35 @@ mod tests {
             members.sort_unstable();
             assert_eq!(members, if follow { vec![1, 2, 3] } else { vec![1] });
         }
+    }
+
+    #[test]
+    fn threads_of_one_process_are_followed_while_nobody_asks_for_others() {
+        let mut collections = Collections::new(19, &[Kind::Cpu]);
+        let mut ask = |kind, scope| {
+            let (reply, answer) = tokio::sync::oneshot::channel();
+            let request = Request {
+                kind,
+                scope,
+                hertz: 19,
+                duration: Duration::from_secs(9),
+                addresses: Vec::new(),
+                viewer: None,
+                tag: 0,
+                started: None,
+                reply,
+            };
+            collections.request(request, HashSet::new(), Counted::default(), &Stock::default());
+            (answer, collections.only_pid())
+        };
+        let (_cpu, pid) = ask(Kind::Cpu, Scope::All);
+        assert_eq!(pid, None);
+        let (_wall, pid) = ask(Kind::Wall, Scope::Pid(7));
+        assert_eq!(pid, Some(7));
+        let (_block, pid) = ask(Kind::Block, Scope::Tree([7].into(), false));
+        assert_eq!(pid, Some(7));
+        let (_other, pid) = ask(Kind::Mutex, Scope::Tree([7].into(), true));
+        assert_eq!(pid, None, "nor its children's");
     }
 
     #[test]

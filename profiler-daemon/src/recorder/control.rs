@@ -13,8 +13,8 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as news, oneshot};
 
-use super::{Limits, Own, RecordError, Request, Spent};
-use crate::profile::{Process, Profile, Window};
+use super::{Limits, Own, RecordError, Request};
+use crate::profile::{Process, Profile, Spent, Window};
 
 /// What a recording is told.
 #[derive(Debug)]

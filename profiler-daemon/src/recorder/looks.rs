@@ -105,15 +105,10 @@ impl Recorder {
 
     /// The threads that a collection asks for, as they are now.
     fn snapshot_for(&mut self, id: CollectionId) -> Result<Vec<Looked>, RecordError> {
-        let is_all = self.settings.filter.is_all();
         let mut looked = Vec::new();
         for thread in self.sampler.snapshot()? {
-            let Sample { pid, start_ns, exec_id, time_ns, .. } = thread.sample;
-            let image = self.table.image_of(pid, start_ns, exec_id, time_ns);
-            let is_profiled = is_all || self.is_profiled(image.life, start_ns, exec_id)?;
-            let life = self.table.life(image.life);
-            let is_ours = life.is_some_and(|life| life.is_ours(image.image));
-            if is_profiled && !is_ours && self.collections.asks_for(id, life) {
+            let Some(image) = self.profiled_image(&thread.sample)? else { continue };
+            if self.collections.asks_for(id, self.table.life(image.life)) {
                 looked.push(Looked { thread, image, stack: None, has_moved: false });
             }
         }

@@ -26,6 +26,18 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// The pid of the only process that can be of it, if it is known.
+    pub(super) fn only_pid(&self) -> Option<u32> {
+        match self {
+            Self::Pid(pid) => Some(*pid),
+            Self::Tree(pids, false) => match pids[..] {
+                [pid] => Some(pid),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Whether a process is asked for.
     pub fn has(&self, process: &Process) -> bool {
         match self {
@@ -77,7 +89,7 @@ impl Recorder {
             if kind.samples_cpus() {
                 self.set_rate(self.collections.rate().max(request.hertz))?;
             }
-            let waits = self.settings.closeness.waits(&[kind].into());
+            let waits = self.settings.closeness.waits(&[kind].into(), request.scope.only_pid());
             // Whoever waits for it hears that there is none.
             if !self.is_off
                 && let Err(error) =

@@ -37,6 +37,8 @@ pub struct Settings {
     pub unwind_cache: Option<PathBuf>,
     /// A new profile each such time; `None`: one for all.
     pub window: Option<Duration>,
+    /// Tell how threads spent the time of each window: all threads are looked at at its end.
+    pub tells_times: bool,
     /// What rprofd may take; beyond that it gives something up.
     pub limits: Limits,
     /// Names from symbol tables alone.

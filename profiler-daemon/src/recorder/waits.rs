@@ -41,8 +41,8 @@ impl Default for Closeness {
 }
 
 impl Closeness {
-    /// What is to be recorded where these kinds are asked for.
-    pub(super) fn waits(self, kinds: &HashSet<Kind>) -> Waits {
+    /// What is to be recorded where these kinds are asked for, of one process or of all.
+    pub(super) fn waits(self, kinds: &HashSet<Kind>, pid: Option<u32>) -> Waits {
         let Self { block_rate_ns, mutex_fraction, thread_stacks } = self;
         Waits {
             block: kinds.contains(&Kind::Block),
@@ -53,6 +53,7 @@ impl Closeness {
             mutex_fraction,
             thread_stacks,
             cpu_stacks: if thread_stacks == 0 { 0 } else { CPU_STACKS },
+            pid,
         }
     }
 }
@@ -327,6 +328,10 @@ impl Recorder {
             return Ok(());
         }
         let added = match kind {
+            RecordKind::End => {
+                self.thread_ended(image.life, &wait);
+                return Ok(());
+            }
             RecordKind::Gone => {
                 self.seeded.remove(&tid);
                 let life = self.table.life(image.life);
@@ -395,7 +400,7 @@ impl Recorder {
     /// Records what is asked for now, and nothing else.
     pub(super) fn follow_kinds(&mut self) -> Result<(), RecordError> {
         let kinds = if self.is_off { HashSet::new() } else { self.collections.wanted_kinds() };
-        let waits = self.settings.closeness.waits(&kinds);
+        let waits = self.settings.closeness.waits(&kinds, self.collections.only_pid());
         if waits != self.sampler.waits() {
             self.sampler.set_waits(waits, clock::boot_ns())?;
         }

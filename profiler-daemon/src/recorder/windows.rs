@@ -9,6 +9,7 @@ use std::{
 use super::{
     Closeness, News, RecordError, Recorder, clock,
     collection::{Collection, Counted},
+    spent::ByLife,
     waits::{Stock, Threads},
 };
 use crate::{
@@ -51,7 +52,8 @@ impl Recorder {
             self.drain();
             self.count_open_waits(&stock, &ends);
         }
-        self.collections.end(&ends, counted, &stock, &self.table);
+        let spent = if windows { self.take_spent()? } else { ByLife::default() };
+        self.collections.end(&ends, counted, &stock, &spent, &self.table);
         if windows && !self.stopping {
             self.collections.next_windows(counted, &stock);
         }
@@ -128,6 +130,7 @@ impl Recorder {
                 table: &self.table,
                 symbolizer: &self.symbolizer,
                 window: &window,
+                spent: &collection.spent,
                 kernel_build_id: Arc::clone(&self.kernel_build_id),
                 inlines: !self.has_no_inlines(),
             }

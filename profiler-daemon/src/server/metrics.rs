@@ -244,7 +244,7 @@ fn render(totals: &Totals, now: &Now) -> String {
     figures.bytes("recent_windows", help, *recent_bytes as u64);
     figures.bytes("memory", "What the core and its readers have in memory", memory_bytes);
     figures.seconds("cpu", "CPU time of the core and its readers", cpu_ns);
-    figures.seconds("bpf", "CPU time of the BPF program that samples, by one run in 64", bpf_ns);
+    figures.seconds("bpf", "CPU time of the BPF programs, by one run in 64", bpf_ns);
     figures.count("readers_started", "Readers that were started", readers.into());
     let help = "Files that are not read any more, since readers died of them or were late";
     figures.gauge("refused_files", help, refused_files as u64);

@@ -1,7 +1,10 @@
 use std::{sync::Arc, time::SystemTime};
 
-use super::*;
-use crate::profile::{Profile, Window, sample::program};
+use super::{
+    table::{ROWS, complete},
+    *,
+};
+use crate::profile::{Outcomes, Profile, Window, sample::program};
 
 fn report(profiles: &[Profile]) -> Report {
     let mut top = Top::default();
@@ -16,6 +19,7 @@ fn report(profiles: &[Profile]) -> Report {
             processes: 1,
             totals: profile.totals(),
             outcomes: profile.outcomes,
+            spent: profile.spent,
         });
     }
     Report {
@@ -65,6 +69,21 @@ all                20    0.20 s     90.0%  all.cpu.pb.gz
 Files are in profiles/latest
 Next: go tool pprof -http=: profiles/latest/p.1.cpu.pb.gz
 "
+    );
+}
+
+#[test]
+fn how_threads_spent_the_time_is_told_where_it_is_known() {
+    let mut app = program(1, "app", 0x40_0000);
+    app.spent = Spent { threads: 2, running_ns: 25, runnable_ns: 5, waiting_ns: 70 };
+    let text = render(report(&[app, program(2, "sh", 0x40_0000)]));
+    let table = text.split("\n\n").nth(1).unwrap();
+    assert_eq!(
+        table,
+        "PROCESS  PID  SAMPLES  CPU TIME  ON CPU  READY  WAITS  COMPLETE  FILE
+app        1       10    0.10 s   25.0%   5.0%  70.0%     90.0%  p.1.cpu.pb.gz
+sh         2       10    0.10 s       -      -      -     90.0%  p.2.cpu.pb.gz
+all                20    0.20 s   25.0%   5.0%  70.0%     90.0%  all.cpu.pb.gz"
     );
 }
 

@@ -10,7 +10,7 @@ use flate2::read::MultiGzDecoder;
 use prost::Message as _;
 
 use super::{
-    super::{Function, Kind, Line, Location, Mapping, Outcomes, Process, Profile, Sample},
+    super::{Function, Kind, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Spent},
     proto,
 };
 
@@ -131,6 +131,7 @@ impl Decoder {
             stacks,
             samples,
             outcomes,
+            spent: Spent::default(),
             comments,
         })
     }
