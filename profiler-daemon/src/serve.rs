@@ -1,6 +1,7 @@
 //! `rprofd serve`: from options to a daemon that answers.
 
 mod archive;
+mod descriptors;
 mod switch;
 mod systemd;
 
@@ -78,7 +79,8 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
     {
         return Err(RecordError::from(error).into());
     }
-    let server = Server::bind(&options.listen, options.metrics_listen).await?;
+    let server = Server::bind(&options.listen, options.metrics_listen)?;
+    let descriptors = descriptors::raise();
     rights::drop_others();
     // With the rights that it is to be written with.
     let archive = Archive::of_options(options)?;
@@ -123,7 +125,7 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
         skips_names: None,
     };
     let mut watchdog = Watchdog::new();
-    let mut answering = Box::pin(server.run(app));
+    let mut answering = Box::pin(server.run(app, descriptors::for_connections(descriptors)));
     while !daemon.has_ended() {
         tokio::select! {
             () = &mut answering => {}

@@ -1,50 +1,38 @@
-//! Sockets, and the conversations on them.
+//! The sockets.
 
 use std::{
     io,
     net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
 };
 
-use axum::{Router, extract::Extension};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener},
-    sync::Semaphore,
+    net::{TcpListener, TcpSocket, UnixListener},
     task::JoinSet,
 };
 
 use super::{
     App,
-    access::Origin,
     address::{Address, ListenError},
+    connections::Connections,
+    doors::{Plain, Tcp, Unix, listen},
     endpoints,
-    peer::owner,
-    record::LONGEST,
+    peer::Owners,
 };
 
-/// The most connections at a time and socket; others wait to be accepted.
+/// The most connections at a time and socket.
 const CONNECTIONS: usize = 512;
+
+/// The fewest, where descriptors are few.
+const FEWEST_CONNECTIONS: usize = 8;
 
 /// The most of probes and scrapers, which are not to wait for those.
 const METRICS_CONNECTIONS: usize = 64;
 
-/// How long a client may take to send the head of a request, or to agree on keys.
-const HEAD: Duration = Duration::from_secs(10);
-
-/// The longest head of a request, in bytes.
-const HEAD_BYTES: usize = 64 << 10;
-
-/// How long a connection may last: longer than the longest recording.
-const CONNECTION: Duration = LONGEST.saturating_add(Duration::from_secs(5 * 60));
+/// How many connections the kernel holds until they are accepted: a burst of more has clients wait
+/// for a second (`tcp_v4_syn_recv_sock`). It allows no more by itself (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// The sockets, open and not yet answered at.
 pub struct Server {
@@ -61,17 +49,14 @@ impl Server {
     /// # Errors
     ///
     /// [`ListenError`].
-    pub async fn bind(
-        addresses: &[Address],
-        metrics: Option<SocketAddr>,
-    ) -> Result<Self, ListenError> {
+    pub fn bind(addresses: &[Address], metrics: Option<SocketAddr>) -> Result<Self, ListenError> {
         let mut server =
             Self { tcp: Vec::new(), unix: Vec::new(), metrics: None, paths: Vec::new() };
         for address in addresses {
             let failed = |error| ListenError { address: address.clone(), error };
             match address {
                 Address::Tcp(address) => {
-                    server.tcp.push(TcpListener::bind(address).await.map_err(failed)?);
+                    server.tcp.push(bind_tcp(*address).map_err(failed)?);
                 }
                 Address::Unix(path) => {
                     server.unix.push(bind_unix(path).map_err(failed)?);
@@ -80,7 +65,7 @@ impl Server {
             }
         }
         if let Some(metrics) = metrics {
-            let listener = TcpListener::bind(metrics).await;
+            let listener = bind_tcp(metrics);
             let failed = |error| ListenError { address: Address::Tcp(metrics), error };
             server.metrics = Some(listener.map_err(failed)?);
         }
@@ -101,45 +86,30 @@ impl Server {
         Some(format!("http://{address}/metrics"))
     }
 
-    /// Answers; never returns.
-    pub async fn run(mut self, app: App) {
+    /// Answers; never returns. `descriptors`: so many may be taken by connections.
+    pub async fn run(mut self, app: App, descriptors: usize) {
         let router = endpoints::router(app.clone());
+        let count = self.tcp.len() + self.unix.len() + usize::from(self.metrics.is_some());
+        let room = |most: usize| {
+            Connections::new((descriptors / count.max(1)).clamp(FEWEST_CONNECTIONS, most))
+        };
         let mut listening = JoinSet::new();
         for listener in std::mem::take(&mut self.tcp) {
-            let (app, router) = (app.clone(), router.clone());
-            listening.spawn(accept(
-                Arc::new(Semaphore::new(CONNECTIONS)),
+            let door = Tcp {
                 listener,
-                async |listener: &TcpListener| listener.accept().await,
-                move |(stream, peer)| serve_tcp(stream, peer, app.clone(), router.clone()),
-            ));
+                owners: Owners::default(),
+                app: app.clone(),
+                router: router.clone(),
+            };
+            listening.spawn(listen(door, room(CONNECTIONS)));
         }
         for listener in std::mem::take(&mut self.unix) {
-            let (app, router) = (app.clone(), router.clone());
-            listening.spawn(accept(
-                Arc::new(Semaphore::new(CONNECTIONS)),
-                listener,
-                async |listener: &UnixListener| listener.accept().await,
-                move |(stream, _)| {
-                    let (app, router) = (app.clone(), router.clone());
-                    async move {
-                        if let Ok(credentials) = stream.peer_cred() {
-                            let peer = app.members.peer(credentials.uid()).await;
-                            let origin = Origin::Local(peer);
-                            converse(stream, router.layer(Extension(origin))).await;
-                        }
-                    }
-                },
-            ));
+            let door = Unix { listener, app: app.clone(), router: router.clone() };
+            listening.spawn(listen(door, room(CONNECTIONS)));
         }
         if let Some(listener) = self.metrics.take() {
-            let router = endpoints::metrics_router(app);
-            listening.spawn(accept(
-                Arc::new(Semaphore::new(METRICS_CONNECTIONS)),
-                listener,
-                async |listener: &TcpListener| listener.accept().await,
-                move |(stream, _)| converse(stream, router.clone()),
-            ));
+            let door = Plain { listener, router: endpoints::metrics_router(app) };
+            listening.spawn(listen(door, room(METRICS_CONNECTIONS)));
         }
         listening.join_all().await;
     }
@@ -153,69 +123,12 @@ impl Drop for Server {
     }
 }
 
-/// Accepts for ever, as many at a time as there are permits.
-async fn accept<L, S, W>(
-    permits: Arc<Semaphore>,
-    listener: L,
-    next: impl AsyncFn(&L) -> io::Result<S>,
-    serve: impl Fn(S) -> W,
-) where
-    W: Future<Output = ()> + Send + 'static,
-{
-    loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        match next(&listener).await {
-            Ok(accepted) => {
-                let serving = serve(accepted);
-                tokio::spawn(async move {
-                    serving.await;
-                    drop(permit);
-                });
-            }
-            // Such as that there are no descriptors left.
-            Err(error) => {
-                tracing::debug!("accept: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// Finds out who asks, and answers.
-async fn serve_tcp(stream: TcpStream, peer: SocketAddr, app: App, router: Router) {
-    let origin = match stream.local_addr() {
-        Ok(own) if own.ip().to_canonical().is_loopback() => match owner(peer, own) {
-            Ok(uid) => Origin::Local(app.members.peer(uid).await),
-            Err(error) => {
-                tracing::debug!("who {peer} is cannot be told: {error}");
-                return;
-            }
-        },
-        Ok(_) => Origin::Elsewhere,
-        Err(_) => return,
-    };
-    let router = router.layer(Extension(origin));
-    let Some(acceptor) = app.access.get().acceptor() else {
-        return converse(stream, router).await;
-    };
-    match tokio::time::timeout(HEAD, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => converse(stream, router).await,
-        Ok(Err(error)) => tracing::debug!("TLS with {peer}: {error}"),
-        Err(_) => tracing::debug!("TLS with {peer}: it takes too long"),
-    }
-}
-
-/// Answers the requests of one connection.
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
-    let service = TowerToHyperService::new(router);
-    let served = builder.serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION, served).await {
-        Ok(Err(error)) => tracing::debug!("a connection failed: {error}"),
-        Err(_) => tracing::debug!("a connection lasted too long"),
-        Ok(Ok(())) => {}
-    }
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of a daemon before this one may linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Opens a socket in the file system, for everybody on the machine: who asks is known. One that

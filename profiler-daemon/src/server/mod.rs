@@ -2,7 +2,9 @@
 
 mod access;
 mod address;
+mod connections;
 mod credentials;
+mod doors;
 mod endpoints;
 mod index;
 mod listen;

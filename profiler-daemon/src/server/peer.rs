@@ -12,7 +12,7 @@ use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkP
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
+    inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
@@ -105,57 +105,95 @@ fn is_member(uid: u32) -> bool {
     user.gid == group.gid || groups.contains(&Gid::from_raw(group.gid.as_raw()))
 }
 
-/// The user who owns the socket `peer` that is connected to `own`: `sock_diag(7)`.
-///
-/// # Errors
-///
-/// [`io::Error`] if the kernel does not say who that is. A connection that was closed would look like
-/// one of root's: it is an error.
-pub(super) fn owner(peer: SocketAddr, own: SocketAddr) -> io::Result<u32> {
-    let plain = |address: SocketAddr| (address.ip().to_canonical(), address.port());
-    let ((source_address, source_port), (destination_address, destination_port)) =
-        (plain(peer), plain(own));
-    let family = match source_address {
-        IpAddr::V4(_) => AF_INET,
-        IpAddr::V6(_) => AF_INET6,
-    };
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::all(),
-        socket_id: SocketId {
-            source_port,
-            destination_port,
-            source_address,
-            destination_address,
-            interface_id: 0,
-            cookie: [0xff; 8],
-        },
-    };
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.send(&bytes, 0)?;
-    // The kernel answers within the call above.
-    socket.set_non_blocking(true)?;
-    let mut answer = Vec::with_capacity(4096);
-    socket.recv(&mut answer, 0)?;
-    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) = answer.payload else {
-        return Err(io::ErrorKind::NotFound.into());
-    };
-    let header = found.header;
-    if header.state != ESTABLISHED || header.inode == 0 {
-        return Err(io::ErrorKind::NotConnected.into());
+/// Asks the kernel who owns sockets: `sock_diag(7)`. What it asks with stays open: somebody who
+/// connects is known where there are no descriptors left.
+#[derive(Default)]
+pub(super) struct Owners(Mutex<Option<Diagnosis>>);
+
+impl Owners {
+    /// The user who owns the socket `peer` that is connected to `own`.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if the kernel does not say who that is. A connection that was closed would look
+    /// like one of root's: it is an error.
+    pub(super) fn owner(&self, peer: SocketAddr, own: SocketAddr) -> io::Result<u32> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that fails is not asked again: its answer could come late.
+        let mut diagnosis = match open.take() {
+            Some(diagnosis) => diagnosis,
+            None => Diagnosis::new()?,
+        };
+        let found = diagnosis.ask(peer, own)?;
+        *open = Some(diagnosis);
+        let header = found.ok_or(io::ErrorKind::NotFound)?;
+        if header.state != ESTABLISHED || header.inode == 0 {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(header.uid)
     }
-    Ok(header.uid)
+}
+
+struct Diagnosis {
+    socket: Socket,
+    asked: u32,
+}
+
+impl Diagnosis {
+    fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        // The kernel answers within `send`.
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket, asked: 0 })
+    }
+
+    /// What the kernel has on a socket; `None`: there is no such.
+    fn ask(&mut self, peer: SocketAddr, own: SocketAddr) -> io::Result<Option<InetResponseHeader>> {
+        let plain = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+        let ((source_address, source_port), (destination_address, destination_port)) =
+            (plain(peer), plain(own));
+        let family = match source_address {
+            IpAddr::V4(_) => AF_INET,
+            IpAddr::V6(_) => AF_INET6,
+        };
+        let request = InetRequest {
+            family,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id: SocketId {
+                source_port,
+                destination_port,
+                source_address,
+                destination_address,
+                interface_id: 0,
+                cookie: [0xff; 8],
+            },
+        };
+        self.asked = self.asked.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST;
+        header.sequence_number = self.asked;
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut answer = Vec::with_capacity(4096);
+        self.socket.recv(&mut answer, 0)?;
+        let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        if answer.header.sequence_number != self.asked {
+            return Err(io::Error::other("an answer to another question"));
+        }
+        Ok(match answer.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
+                Some(found.header)
+            }
+            _ => None,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -173,15 +211,16 @@ mod tests {
 
     #[test]
     fn the_owner_of_a_connection_is_known_while_it_lasts() {
+        let owners = Owners::default();
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let (client, server, peer) = connected(address);
             let own = server.local_addr().unwrap();
             let uid = rustix::process::geteuid().as_raw();
-            assert_eq!(owner(peer, own).unwrap(), uid, "{address}");
+            assert_eq!(owners.owner(peer, own).unwrap(), uid, "{address}");
             drop(client);
-            assert!(owner(peer, own).is_err(), "{address}: closed");
+            assert!(owners.owner(peer, own).is_err(), "{address}: closed");
             drop(server);
-            assert!(owner(peer, own).is_err(), "{address}: gone");
+            assert!(owners.owner(peer, own).is_err(), "{address}: gone");
         }
     }
 
