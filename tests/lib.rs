@@ -5,6 +5,8 @@
 
 #[path = "harness/bombs.rs"]
 pub mod bombs;
+#[path = "harness/browser.rs"]
+pub mod browser;
 #[path = "harness/containers.rs"]
 pub mod containers;
 #[path = "harness/dir.rs"]

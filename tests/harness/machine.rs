@@ -28,6 +28,7 @@ pub fn require(present: bool, what: &str) -> bool {
     present
 }
 
-fn find(command: &str) -> Option<PathBuf> {
+/// Where in `PATH` a command is, of which a test can do without.
+pub fn find(command: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join(command)).find(|path| path.exists())
 }

@@ -107,6 +107,14 @@ impl Column {
         }
     }
 
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Pid => "pid",
+            Self::Name => "name",
+        }
+    }
+
     fn order(self, (a, a_share): (&Process, f64), (b, b_share): (&Process, f64)) -> Ordering {
         let by_pid = a.pid.cmp(&b.pid);
         match self {
@@ -145,6 +153,7 @@ pub(super) fn of_machine(
             (kinds(samples(seen, processes)))
             h2 { "Processes" }
             form {
+                input type="hidden" name="sort" value=(column.name());
                 input type="search" name="filter" value=(filter) placeholder="name or pid"
                     aria-label="Filter processes";
                 " " input type="submit" value="Filter";
