@@ -1,8 +1,10 @@
 // httpload serve: answers requests with JSON, and prints its address.
 // httpload load ADDRESS: asks as fast as it can, and prints each millisecond how many answers came.
+// httpload flood ADDRESS: the same at the least cost of its own, so that the server has most to do.
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -55,6 +57,10 @@ func load(address string) {
 			}
 		}()
 	}
+	count(&answers)
+}
+
+func count(answers *atomic.Int64) {
 	for range time.Tick(time.Millisecond) {
 		if _, err := fmt.Println(answers.Load()); err != nil {
 			return
@@ -62,9 +68,43 @@ func load(address string) {
 	}
 }
 
+func flood(address string) {
+	request := []byte("GET / HTTP/1.1\r\nHost: " + address + "\r\n\r\n")
+	// The answer is sent in chunks, of which the last is empty, and nothing in it looks like that.
+	end := []byte("\r\n0\r\n\r\n")
+	var answers atomic.Int64
+	for n := 0; n < 8; n++ {
+		go func() {
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				panic(err)
+			}
+			buffer := make([]byte, 64<<10)
+			for {
+				if _, err := conn.Write(request); err != nil {
+					panic(err)
+				}
+				for length := 0; !bytes.HasSuffix(buffer[:length], end); {
+					read, err := conn.Read(buffer[length:])
+					if err != nil {
+						panic(err)
+					}
+					length += read
+				}
+				answers.Add(1)
+			}
+		}()
+	}
+	count(&answers)
+}
+
 func main() {
 	if os.Args[1] == "serve" {
 		serve()
+		return
+	}
+	if os.Args[1] == "flood" {
+		flood(os.Args[2])
 		return
 	}
 	load(os.Args[2])

@@ -1,6 +1,7 @@
 //! What `rprofd serve` promises.
 
 mod clients;
+mod descriptors;
 mod discovery;
 mod index;
 mod kills;

@@ -1,59 +1,99 @@
 //! What being watched costs whoever is watched.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{
+    fs,
+    ops::RangeInclusive,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rprofd_tests::{
     Program,
     serve::{Daemon, wait_for},
 };
 
 use super::{
-    super::{Bench, Figure},
-    throughput::{Counting, Server, told},
+    super::{Bench, Bound, Figure},
+    throughput::{Counting, Server, told, trimmed, two_cpus},
 };
 
-/// How often sampling is on and off, by turns: what else the machine does comes and goes, and is
-/// the same for neighbours.
-const PAIRS: usize = 100;
+/// How often sampling is on and off, by turns, at least and at most: what else the machine does comes
+/// and goes, and is the same for neighbours.
+const PAIRS: RangeInclusive<usize> = 60..=400;
+
+/// How wide half an interval may be, as a part of its bound, for there to be pairs enough. It says
+/// nothing of where the interval lies, so that to stop by it favours no outcome.
+const SETTLED: f64 = 0.3;
+
+/// The most that the load may have of its CPU, in %: the server is to be what all wait for.
+const LOAD: f64 = 90.0;
 
 /// What is between the switch and a look.
 const REST: Duration = Duration::from_millis(100);
 
-/// A program that only computes, and an HTTP server under load, at 19 and at 99 Hz.
+/// A program that only computes, and an HTTP server under load, at 19 and at 99 Hz. The server has a
+/// CPU of its own, and the load another, which it leaves time of for whatever else there is.
 pub(in super::super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     let rounds = Program::build_with("rounds.c", &["-O2"]).copy_to(&bench.dir().join("rounds"));
     let http = Program::build("httpload.go").copy_to(&bench.dir().join("httpload"));
+    let [first, last] = two_cpus()?;
     let mut figures = Vec::new();
     for (hertz, most) in [("19", 1.0), ("99", 2.0)] {
-        let busy = Counting::start(&rounds, &[])?;
+        let busy = Counting::start(&rounds, &[], last)?;
         let name = format!("computing, {hertz} Hz");
-        figures.extend(told(&name, &compare(bench, hertz, &busy)?, most));
+        figures.extend(compared(bench, &name, hertz, most, &busy)?);
         drop(busy);
-        let server = Server::start(&http)?;
-        let busy = Counting::start(&http, &["load", &server.address])?;
+        let server = Server::start(&http, last)?;
+        let busy = Counting::start(&http, &["flood", &server.address], first)?;
         let name = format!("HTTP server, {hertz} Hz");
-        figures.extend(told(&name, &compare(bench, hertz, &busy)?, most));
+        let (begin, before) = (Instant::now(), busy.cpu_time());
+        figures.extend(compared(bench, &name, hertz, most, &busy)?);
+        let of_load = (busy.cpu_time() - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+        let bound = if first.is_some() { Bound::AtMost(LOAD) } else { Bound::Open };
+        figures.push(Figure::new(
+            format!("{name}: the load"),
+            of_load * 100.0,
+            "% of a CPU",
+            bound,
+        ));
     }
     Ok(figures)
 }
 
+fn compared(
+    bench: &Bench,
+    name: &str,
+    hertz: &str,
+    most: f64,
+    busy: &Counting,
+) -> Result<Vec<Figure>> {
+    let lost = compare(bench, hertz, most, busy)?;
+    let pairs = Figure::new(format!("{name}: pairs"), lost.len() as f64, "", Bound::Open);
+    Ok([pairs].into_iter().chain(told(name, &lost, most)).collect())
+}
+
 /// What is lost of the throughput while sampling is on, in %, for each pair.
-fn compare(bench: &Bench, hertz: &str, busy: &Counting) -> Result<Vec<f64>> {
+fn compare(bench: &Bench, hertz: &str, most: f64, busy: &Counting) -> Result<Vec<f64>> {
     let off = bench.dir().join(format!("off-{hertz}"));
     let off_text = off.to_string_lossy();
     let daemon = bench.daemon(&["-F", hertz, "--off-file", &off_text]);
     // Tables and names are made once.
     thread::sleep(Duration::from_secs(5));
     let mut lost = Vec::new();
-    for pair in 0..PAIRS {
-        let is_on_first = pair % 2 == 0;
+    while lost.len() < *PAIRS.end() {
+        let is_on_first = lost.len() % 2 == 0;
         switch(&daemon, &off, is_on_first)?;
         let first = busy.rate();
         switch(&daemon, &off, !is_on_first)?;
         let second = busy.rate();
         let (with, without) = if is_on_first { (first, second) } else { (second, first) };
+        ensure!(without > 0.0, "it does nothing");
         lost.push((1.0 - with / without) * 100.0);
+        if lost.len() >= *PAIRS.start() && trimmed(&lost).1 <= SETTLED * most {
+            break;
+        }
     }
     Ok(lost)
 }

@@ -2,17 +2,15 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use rprofd_tests::{Program, programs::Running};
+use rprofd_tests::{Program, procfs, programs::Running};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::super::{Bound, Figure};
 
@@ -24,30 +22,42 @@ const Z: f64 = 1.96;
 
 /// A program that prints how much it has done.
 pub(super) struct Counting {
-    done: Arc<AtomicU64>,
-    _running: Running,
+    /// How much, and when that was heard.
+    done: Arc<Mutex<(u64, Instant)>>,
+    running: Running,
 }
 
 impl Counting {
-    pub(super) fn start(program: &Program, args: &[&str]) -> Result<Self> {
-        let mut running = Running::start(program.command(args).stdout(Stdio::piped()));
+    /// `cpu`: where it runs; `None`: anywhere.
+    pub(super) fn start(program: &Program, args: &[&str], cpu: Option<usize>) -> Result<Self> {
+        let mut running = start_on(cpu, program.command(args).stdout(Stdio::piped()))?;
         let stdout = BufReader::new(running.child.stdout.take().context("a pipe")?);
-        let done = Arc::new(AtomicU64::new(0));
+        let done = Arc::new(Mutex::new((0, Instant::now())));
         let noted = Arc::clone(&done);
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                noted.store(line.parse().unwrap_or_default(), Ordering::Relaxed);
+                let done = (line.parse().unwrap_or_default(), Instant::now());
+                *noted.lock().unwrap_or_else(PoisonError::into_inner) = done;
             }
         });
-        Ok(Self { done, _running: running })
+        Ok(Self { done, running })
     }
 
     /// What it does in a second.
     pub(super) fn rate(&self) -> f64 {
-        let (begin, before) = (Instant::now(), self.done.load(Ordering::Relaxed));
+        let (before, begin) = self.done();
         thread::sleep(SLICE);
-        let done = self.done.load(Ordering::Relaxed) - before;
-        done as f64 / begin.elapsed().as_secs_f64()
+        let (after, end) = self.done();
+        (after - before) as f64 / end.duration_since(begin).max(SLICE / 2).as_secs_f64()
+    }
+
+    /// CPU time that it has used.
+    pub(super) fn cpu_time(&self) -> Duration {
+        Duration::from_nanos(procfs::cpu_time_ns(self.running.pid()))
+    }
+
+    fn done(&self) -> (u64, Instant) {
+        *self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,13 +68,33 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// `program` is `httpload`.
-    pub(super) fn start(program: &Program) -> Result<Self> {
-        let mut running = Running::start(program.command(&["serve"]).stdout(Stdio::piped()));
+    /// `program` is `httpload`; `cpu`: where it runs; `None`: anywhere.
+    pub(super) fn start(program: &Program, cpu: Option<usize>) -> Result<Self> {
+        let mut running = start_on(cpu, program.command(&["serve"]).stdout(Stdio::piped()))?;
         let mut address = String::new();
         BufReader::new(running.child.stdout.take().context("a pipe")?).read_line(&mut address)?;
         Ok(Self { address: address.trim().to_owned(), _running: running })
     }
+}
+
+/// The first and the last CPU that we may use; `None` each if there is but one.
+pub(super) fn two_cpus() -> Result<[Option<usize>; 2]> {
+    let ours = sched_getaffinity(None)?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| ours.is_set(*cpu));
+    let (first, last) = (cpus.next(), cpus.next_back());
+    Ok(if last.is_some() { [first, last] } else { [None; 2] })
+}
+
+/// Starts a command where it is to run: it inherits that from the thread that starts it.
+fn start_on(cpu: Option<usize>, command: &mut Command) -> Result<Running> {
+    let Some(cpu) = cpu else { return Ok(Running::start(command)) };
+    let ours = sched_getaffinity(None)?;
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    sched_setaffinity(None, &one)?;
+    let running = Running::start(command);
+    sched_setaffinity(None, &ours)?;
+    Ok(running)
 }
 
 /// The mean, and the upper end of its interval. A tenth of the pairs at each end is left out: there
@@ -80,7 +110,7 @@ pub(super) fn told(what: &str, lost: &[f64], most: f64) -> [Figure; 2] {
 
 /// The mean without a tenth at each end, and half its interval: Tukey and McLaughlin's, by the
 /// winsorized variance.
-fn trimmed(values: &[f64]) -> (f64, f64) {
+pub(super) fn trimmed(values: &[f64]) -> (f64, f64) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let (count, cut) = (sorted.len(), sorted.len() / 10);

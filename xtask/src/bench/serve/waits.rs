@@ -24,12 +24,12 @@ pub(in super::super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     let http = Program::build("httpload.go").copy_to(&bench.dir().join("httpload"));
     let mut figures = Vec::new();
     for kind in ["block", "wall"] {
-        let busy = Counting::start(&pingpong, &[])?;
+        let busy = Counting::start(&pingpong, &[], None)?;
         let name = format!("ping-pong, {kind}");
         figures.extend(told(&name, &compare(bench, kind, &busy)?, 15.0));
         drop(busy);
-        let server = Server::start(&http)?;
-        let busy = Counting::start(&http, &["load", &server.address])?;
+        let server = Server::start(&http, None)?;
+        let busy = Counting::start(&http, &["load", &server.address], None)?;
         let name = format!("HTTP server, {kind}");
         figures.extend(told(&name, &compare(bench, kind, &busy)?, 2.0));
     }
