@@ -15,7 +15,7 @@ use rprofd_tests::{
     serve::{self, Answer, Daemon, busy, curl, wait_for},
     users::NOBODY,
 };
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 
 /// Connections that do nothing.
 const IDLE: usize = 10_000;
@@ -23,8 +23,9 @@ const IDLE: usize = 10_000;
 /// Those by the socket in the file system.
 const IDLE_UNIX: usize = 2_000;
 
-/// The longest that others wait meanwhile: a SYN that is lost is sent again after a second.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The longest that others wait meanwhile, on a slow machine; as long as idle ones are kept it would
+/// be without care.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 fn able() -> bool {
     machine::can_profile() && machine::has(&["gcc", "go", "curl"])
@@ -62,6 +63,18 @@ fn recorded(dir: &TestDir, daemon: &Daemon, pid: u32, meanwhile: impl FnOnce()) 
     let file = dir.join("recorded.pb.gz");
     fs::write(&file, &answer.body).expect("write");
     Profile::read(&file)
+}
+
+fn set_limit(daemon: &Daemon, limit: u64) -> Rlimit {
+    let pid = Pid::from_raw(daemon.rprofd.pid().cast_signed());
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum }).expect("prlimit")
+}
+
+/// CPU time of the thread that accepts connections, in nanoseconds.
+fn main_thread_ns(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).expect("it runs");
+    text.split(' ').next().and_then(|it| it.parse().ok()).expect("a number")
 }
 
 fn soon(what: &str, get: impl Fn() -> Answer) {
@@ -150,6 +163,36 @@ fn who_keeps_all_busy_is_refused_and_others_are_not() {
     let by_socket = curl(0, &["--unix-socket", socket, &daemon.url("/healthz")]);
     assert_eq!(by_socket.status, 200, "a door of its own");
     wait_for(200, || daemon.get("/healthz"));
+}
+
+#[test]
+fn without_descriptors_it_waits_and_goes_on() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("connections-descriptors");
+    let daemon = Daemon::start(&dir, &[]);
+    let program = busy(0, &dir, "meanwhile");
+    let core = daemon.rprofd.pid();
+    let profile = recorded(&dir, &daemon, program.pid(), || {
+        let highest = descriptors(core).into_iter().max().expect("some");
+        let before = set_limit(&daemon, highest + 4);
+        // Lower ones are free, too.
+        let waiting: Vec<_> = (0..highest + 20).map(|_| daemon.connect()).collect();
+        procfs::wait_for("the limit", Duration::from_secs(5), || {
+            (descriptors(core).into_iter().max()? >= highest + 3).then_some(())
+        });
+        let (begin, busy_ns) = (Instant::now(), main_thread_ns(core));
+        thread::sleep(Duration::from_secs(2));
+        let busy_ns = main_thread_ns(core) - busy_ns;
+        let share = busy_ns as f64 / begin.elapsed().as_nanos() as f64;
+        assert!(share < 0.2, "{share} of a CPU");
+        set_limit(&daemon, before.current.expect("a limit"));
+        drop(waiting);
+        soon("health", || daemon.get("/healthz"));
+    });
+    let share = profile.share("burn_40");
+    assert!((0.3..0.5).contains(&share), "{share}");
 }
 
 #[test]
