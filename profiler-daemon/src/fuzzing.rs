@@ -11,7 +11,7 @@ use profiler_ebpf::{
     },
 };
 
-pub use crate::reader::fuzzing::{dwarf, elf, perf_map, procfs, requests, unwind};
+pub use crate::reader::fuzzing::{dwarf, elf, go_table, perf_map, procfs, requests, unwind};
 use crate::{
     kernel::{Record, SideBand, decode},
     process::{Filter, Table},
@@ -30,10 +30,11 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("elf", elf),
     ("unwind", unwind),
     ("dwarf", dwarf),
+    ("go_table", go_table),
     ("perf_map", perf_map),
     ("procfs", procfs),
     ("requests", requests),

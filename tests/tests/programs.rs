@@ -99,6 +99,29 @@ fn go() {
     assert!(!profile.mappings[0].build_id.is_empty());
 }
 
+/// Stripped, a Go program has neither DWARF nor a symbol table, but its runtime's table.
+#[test]
+fn stripped_go() {
+    if !machine::can_profile() || !machine::has(&["go"]) {
+        return;
+    }
+    for mode in ["-buildmode=exe", "-buildmode=pie"] {
+        let program = Program::build_with("work.go", &[mode, "-ldflags=-s -w"]);
+        let profile = profile("programs-stripped-go", "work", &[program.arg(), "1"]);
+        for function in ["main.multiply", "main.main.func1"] {
+            assert!(profile.share(function) > 0.8, "{mode} {function}: {:#?}", profile.stacks());
+        }
+        let lines = profile.locations.values().flat_map(|location| &location.lines);
+        let multiply: Vec<_> = lines.filter(|line| line.function == "main.multiply").collect();
+        assert!(!multiply.is_empty());
+        for line in multiply {
+            assert!(line.file.ends_with("tests/programs/work.go"), "{}", line.file);
+            // From the function's first line to its last.
+            assert!((15..=20).contains(&line.line), "{mode}: line {}", line.line);
+        }
+    }
+}
+
 #[test]
 fn node_with_a_perf_map() {
     if !machine::can_profile() || !machine::has(&["node", "go"]) {

@@ -80,6 +80,8 @@ pub(super) enum Names {
     DebugFile(String),
     /// Debug information in the file.
     DebugInformation,
+    /// The table that Go's runtime has of its functions.
+    GoTable,
     /// Its symbol table: functions, but no lines.
     Symbols,
     /// Functions that the file offers to others alone.
@@ -97,6 +99,7 @@ impl Names {
         match file.names_from() {
             NamesFrom::DebugFile => Self::DebugFile(file.debug_path.clone()),
             NamesFrom::DebugInformation => Self::DebugInformation,
+            NamesFrom::GoTable => Self::GoTable,
             NamesFrom::Symbols => Self::Symbols,
             NamesFrom::DynamicSymbols => Self::DynamicSymbols,
             NamesFrom::Nothing => Self::Nothing,

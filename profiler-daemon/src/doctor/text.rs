@@ -86,6 +86,7 @@ fn named(row: &Row) -> String {
     let mut text = match &row.names {
         Names::DebugFile(path) => format!("names and lines from {path}"),
         Names::DebugInformation => "names and lines from its debug information".to_owned(),
+        Names::GoTable => "names and lines from Go's table of functions".to_owned(),
         Names::Symbols => "names from its symbol table, no lines".to_owned(),
         Names::DynamicSymbols => {
             "names of the functions that it offers to others alone: it is stripped".to_owned()

@@ -139,6 +139,11 @@ impl Image {
         Ok(Some(image))
     }
 
+    /// Whether Go's linker made it.
+    pub(super) fn is_go(&self) -> bool {
+        self.debug.go || !self.go_build_id.is_empty()
+    }
+
     /// A damaged note segment costs the build ID and nothing else.
     fn read_notes(&mut self, file: &File, program: &ProgramHeader, size: u64) {
         let Ok(bytes) = read_range(file, program.offset, size) else { return };
@@ -331,7 +336,7 @@ impl Header {
                 b".gnu_debugaltlink" | b".debug_sup" => found.refers_elsewhere = true,
                 // A part of the symbol table, of programs that Fedora strips.
                 b".gnu_debugdata" => found.symbols = true,
-                b".gopclntab" => found.go = true,
+                name if name.ends_with(b".gopclntab") => found.go = true,
                 b".go.buildinfo" if section.kind != SHT_NOBITS => {
                     found.go = true;
                     let Section { offset, size, .. } = *section;

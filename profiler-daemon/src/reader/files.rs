@@ -18,7 +18,9 @@ use super::mounts::Mounts;
 use super::name_table::clean;
 use super::perf_map::{self, HeldMaps, PerfMapError};
 use super::plausible::{Costly, Symbols};
-use super::protocol::{FileInfo, FileKey, NamePerfMap, Names, NamesFrom, Open, VDSO, reply};
+use super::protocol::{
+    FileInfo, FileKey, GoBuild, NamePerfMap, Names, NamesFrom, Open, VDSO, reply,
+};
 use super::target_path::{Care, PathError, Root, open_regular, unescape};
 
 /// The most files kept open; each may hold its debug file open, too.
@@ -137,6 +139,10 @@ impl OpenFile {
                 io_error,
             })?,
         };
+        let go = image
+            .as_ref()
+            .filter(|image| image.is_go())
+            .map(|image| go_build::read(&file, image.debug.go_build.as_ref()));
         let info = FileInfo {
             key,
             build_id,
@@ -146,27 +152,31 @@ impl OpenFile {
                 .size_bytes
                 .saturating_add(debug_file.as_ref().map_or(0, |debug| debug.size_bytes)),
             weight_bytes: weight_bytes(key.size_bytes, image.as_ref(), debug_file.as_ref()),
-            names_from: names_from(image.as_ref(), debug_file.as_ref()).into(),
+            names_from: names_from(image.as_ref(), debug_file.as_ref(), go.as_ref()).into(),
             debug_path: debug_file
                 .as_ref()
                 .map(|debug| clean(&debug.path.to_string_lossy(), MAX_PATH_BYTES))
                 .unwrap_or_default(),
-            go: image
-                .as_ref()
-                .filter(|image| image.debug.go || !image.go_build_id.is_empty())
-                .map(|image| go_build::read(&file, image.debug.go_build.as_ref())),
+            go,
         };
         Ok(Self { file, path, image, debug_file, info, costs: Costs::default() })
     }
 }
 
 /// The best that a file can be named from.
-fn names_from(image: Option<&Image>, debug_file: Option<&DebugFile>) -> NamesFrom {
+fn names_from(
+    image: Option<&Image>,
+    debug_file: Option<&DebugFile>,
+    go: Option<&GoBuild>,
+) -> NamesFrom {
     let Some(debug) = image.map(|image| &image.debug) else { return NamesFrom::Nothing };
     if debug_file.is_some() {
         NamesFrom::DebugFile
     } else if debug.own {
         NamesFrom::DebugInformation
+    // From 1.18 on it says its version, and its table is one that is read.
+    } else if go.is_some_and(|go| !go.version.is_empty()) {
+        NamesFrom::GoTable
     } else if debug.symbols {
         NamesFrom::Symbols
     } else if debug.dynamic_symbols {

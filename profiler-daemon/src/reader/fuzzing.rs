@@ -19,6 +19,7 @@ use super::elf::Image;
 use super::file_pages::FilePages;
 use super::files::FileTable;
 use super::go_build;
+use super::go_table::GoTable;
 use super::kallsyms::Kallsyms;
 use super::lane::Answer;
 use super::name_table::NameTable;
@@ -124,6 +125,30 @@ pub fn dwarf(bytes: &[u8]) {
     };
     let failed = info.look_up(&svmas, &patience, &Demangler::default(), take, || {});
     assert!(failed <= svmas.len());
+}
+
+/// A file with a table of Go functions.
+pub fn go_table(bytes: &[u8]) {
+    let mapped = Arc::new(FilePages::default()).map(&file_of(bytes), bytes.len() as u64);
+    let Ok(mapped) = mapped else { return };
+    let patience = Patience::of(Duration::MAX);
+    let Ok(Some(table)) = GoTable::read(mapped, &patience, || {}) else { return };
+    let starts: Vec<u64> = table.starts().take(MOST_ADDRESSES / 4).collect();
+    let into = |into: u64| starts.iter().map(move |start| start.wrapping_add(into));
+    let svmas: Vec<u64> = into(0).chain(into(5)).chain(into(10)).chain([0, u64::MAX]).collect();
+    for with_lines in [false, true] {
+        let mut names = NameTable::new(svmas.len());
+        let take = |index: usize, frames: &[super::go_table::Frame<'_>]| {
+            assert!((1..=256).contains(&frames.len()) && (with_lines || frames.len() == 1));
+            let lines = frames.iter().map(|frame| super::name_table::Line {
+                function: &frame.function,
+                file: &frame.file,
+                ..Default::default()
+            });
+            names.set(index, lines);
+        };
+        assert!(table.look_up(&svmas, with_lines, &patience, take, || {}) <= svmas.len());
+    }
 }
 
 /// A perf map.

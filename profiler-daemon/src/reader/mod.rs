@@ -16,10 +16,12 @@ pub(crate) mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod go_build;
+mod go_table;
 mod kallsyms;
 mod lane;
 pub mod link;
 mod mounts;
+mod name_places;
 mod name_table;
 mod names;
 mod patience;

@@ -392,6 +392,8 @@ pub enum NamesFrom {
     DebugInformation = 3,
     /// The same, in a file of its own.
     DebugFile = 4,
+    /// The table that Go's runtime has of its functions: functions, inlined ones, lines.
+    GoTable = 5,
 }
 
 /// What is around a process.

@@ -16,6 +16,7 @@ use clap::Args;
 use crate::{checkout, step};
 use outcome::Outcome;
 
+mod go_table;
 mod outcome;
 mod seeds;
 

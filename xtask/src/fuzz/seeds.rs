@@ -19,6 +19,7 @@ use profiler_daemon::reader::{
     wire::encode_message,
 };
 
+use super::go_table;
 use crate::step;
 
 /// Functions inlined in each other, a recursion, a frame with a size of its own.
@@ -165,6 +166,9 @@ pub(super) fn make(folder: &Path) -> Result<()> {
     }
     let table = table.context("the C program has no table")?;
     add("elf", "go_build", GO_BUILD)?;
+    for (name, file) in go_table::seeds() {
+        add("go_table", name, &file)?;
+    }
     add("perf_map", "map", PERF_MAP)?;
     add("procfs", "maps", MAPS)?;
     add("procfs", "stat", STAT)?;

@@ -30,6 +30,15 @@ impl Machine {
         }
     }
 
+    /// The relocation that adds where the file is loaded: `R_X86_64_RELATIVE`,
+    /// `R_AARCH64_RELATIVE`.
+    pub(super) fn relative_relocation(self) -> u64 {
+        match self {
+            Self::X86_64 => 8,
+            Self::Aarch64 => 1_027,
+        }
+    }
+
     /// DWARF's number of the stack pointer.
     pub(super) fn sp(self) -> Register {
         match self {

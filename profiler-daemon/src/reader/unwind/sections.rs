@@ -18,6 +18,8 @@ const MAX_PROGRAM_HEADERS: usize = 4_096;
 /// The most loaded segments, and the most executable ones, that are looked at: they are gone through
 /// for each function.
 const MAX_LOADS: usize = 64;
+/// The most entries of the dynamic section looked at; files have some dozens.
+const MAX_DYNAMIC: usize = 1_024;
 /// The most sections looked at: as many as a header can state.
 const MAX_SECTIONS: usize = 0xffff;
 /// The most symbols looked at in one table.
@@ -35,13 +37,18 @@ const MOST_DEFLATED: u64 = 1_032;
 const MAX_SVMA: u64 = 1 << 48;
 
 const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
+const PF_W: u32 = 2;
 const SHT_SYMTAB: u32 = 2;
 const SHT_NOBITS: u32 = 8;
 const SHT_DYNSYM: u32 = 11;
 const SHF_COMPRESSED: u64 = 1 << 11;
 const ELFCOMPRESS_ZLIB: u32 = 1;
+const DT_NULL: u64 = 0;
+const DT_RELA: u64 = 7;
+const DT_RELASZ: u64 = 8;
 const STT_NOTYPE: u8 = 0;
 const STT_FUNC: u8 = 2;
 
@@ -49,6 +56,8 @@ const ELF_HEADER_BYTES: u64 = 64;
 const SECTION_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const SYMBOL_BYTES: usize = 24;
+const DYNAMIC_BYTES: usize = 16;
+const RELOCATION_BYTES: usize = 24;
 const COMPRESSION_HEADER_BYTES: usize = 24;
 
 /// A 64-bit, little-endian ELF file.
@@ -61,6 +70,7 @@ pub(in crate::reader) struct Elf<'a> {
     pub(super) entry: u64,
     loads: Vec<Load>,
     eh_frame_header: Option<u64>,
+    dynamic: Option<u64>,
     sections: Vec<Section<'a>>,
 }
 
@@ -69,6 +79,22 @@ struct Load {
     svma: u64,
     offset: u64,
     size: u64,
+    is_writable: bool,
+}
+
+/// What is in the file of a loaded segment.
+pub(in crate::reader) struct Loaded<'a> {
+    pub(in crate::reader) svma: u64,
+    pub(in crate::reader) bytes: &'a [u8],
+    pub(in crate::reader) is_writable: bool,
+}
+
+/// A word that the dynamic linker sets to an address of the file itself.
+pub(in crate::reader) struct Relocated {
+    /// Where the word is.
+    pub(in crate::reader) svma: u64,
+    /// The svma that it then points to.
+    pub(in crate::reader) value: u64,
 }
 
 struct Section<'a> {
@@ -114,6 +140,7 @@ impl<'a> Elf<'a> {
             entry: u64_at(bytes, 24).unwrap_or_default(),
             loads: Vec::new(),
             eh_frame_header: None,
+            dynamic: None,
             sections: Vec::new(),
         };
         elf.read_program_headers()?;
@@ -137,12 +164,14 @@ impl<'a> Elf<'a> {
             let (kind, flags, svma) = (half(0), half(4), word(16));
             match kind {
                 PT_LOAD if self.loads.len() < MAX_LOADS => {
-                    self.loads.push(Load { svma, offset: word(8), size: word(32) });
+                    let is_writable = flags & PF_W != 0;
+                    self.loads.push(Load { svma, offset: word(8), size: word(32), is_writable });
                     let end = svma.saturating_add(word(40)).min(MAX_SVMA);
                     if flags & PF_X != 0 && svma < end {
                         self.code.push(svma..end);
                     }
                 }
+                PT_DYNAMIC => self.dynamic = Some(svma),
                 PT_GNU_EH_FRAME => self.eh_frame_header = Some(svma),
                 _ => {}
             }
@@ -224,6 +253,47 @@ impl<'a> Elf<'a> {
         self.sections.iter().any(|section| section.name.ends_with(b".gopclntab"))
     }
 
+    /// The table of functions that Go's linker makes, with its svma, where a section is called so.
+    pub(in crate::reader) fn go_table(&self) -> Option<(u64, &'a [u8])> {
+        let section = self.sections.iter().find(|section| section.name.ends_with(b".gopclntab"))?;
+        Some((section.svma, self.contents(section)?))
+    }
+
+    /// The loaded segments, as far as they are in the file.
+    pub(in crate::reader) fn segments(&self) -> impl Iterator<Item = Loaded<'a>> {
+        self.loads.iter().filter_map(|load| {
+            let Load { svma, offset, size, is_writable } = *load;
+            let rest = self.bytes.get(usize::try_from(offset).ok()?..)?;
+            let size = usize::try_from(size).unwrap_or(usize::MAX).min(rest.len());
+            Some(Loaded { svma, bytes: &rest[..size], is_writable })
+        })
+    }
+
+    /// Words that are relative to where the file is loaded (`DT_RELA`), in the order of the file.
+    pub(in crate::reader) fn relocated(&self) -> impl Iterator<Item = Relocated> {
+        let relative = self.machine.relative_relocation();
+        let relocations = self.relocations().unwrap_or_default();
+        relocations.chunks_exact(RELOCATION_BYTES).filter_map(move |relocation| {
+            (u64_at(relocation, 8)? == relative).then_some(())?;
+            Some(Relocated { svma: u64_at(relocation, 0)?, value: u64_at(relocation, 16)? })
+        })
+    }
+
+    fn relocations(&self) -> Option<&'a [u8]> {
+        let entries = self.loaded(self.dynamic?)?.chunks_exact(DYNAMIC_BYTES).take(MAX_DYNAMIC);
+        let (mut svma, mut size) = (None, None);
+        for entry in entries {
+            match u64_at(entry, 0)? {
+                DT_NULL => break,
+                DT_RELA => svma = u64_at(entry, 8),
+                DT_RELASZ => size = u64_at(entry, 8),
+                _ => {}
+            }
+        }
+        let bytes = self.loaded(svma?)?;
+        Some(&bytes[..usize::try_from(size?).unwrap_or(usize::MAX).min(bytes.len())])
+    }
+
     /// `.eh_frame`, by its section or by where the program header says that its index is.
     pub(super) fn eh_frame(&self) -> Option<FrameSection<'a>> {
         let mut found = self.whole_eh_frame()?;
@@ -297,7 +367,7 @@ impl<'a> Elf<'a> {
     }
 
     /// What is loaded at `svma`, to the end of its segment.
-    fn loaded(&self, svma: u64) -> Option<&'a [u8]> {
+    pub(in crate::reader) fn loaded(&self, svma: u64) -> Option<&'a [u8]> {
         self.loads.iter().find_map(|load| {
             let into = svma.checked_sub(load.svma).filter(|into| *into < load.size)?;
             let offset = load.offset.checked_add(into)?;
@@ -378,6 +448,6 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(in crate::reader) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
