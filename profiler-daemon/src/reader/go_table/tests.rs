@@ -207,6 +207,10 @@ fn compare_with_runtime(program: &Path, svmas: &[u64], ours: &HashMap<u64, Shown
 fn compare_with_addr2line(program: &Path, svmas: &[u64], ours: &HashMap<u64, Shown>) {
     let theirs = asked(Command::new("go").args(["tool", "addr2line"]).arg(program), svmas);
     assert_eq!(theirs.len(), 2 * svmas.len());
+    // The tool of Go 1.19 finds nothing in programs that may be loaded anywhere.
+    if theirs.iter().all(|line| line.starts_with('?')) {
+        return;
+    }
     let differ: Vec<String> = svmas
         .iter()
         .zip(theirs.chunks(2))
