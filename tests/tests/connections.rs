@@ -95,10 +95,11 @@ fn ten_thousand_that_say_nothing_are_in_nobodys_way() {
     let program = busy(0, &dir, "meanwhile");
     let core = daemon.rprofd.pid();
     let before = descriptors(core).len();
-    let mut bytes = Vec::new();
     // The second time shows what the first has left behind.
     for round in 0..2 {
         let mut at_most = 0;
+        let mut bytes = 0;
+        let bytes_before = procfs::pss_bytes(core);
         let profile = recorded(&dir, &daemon, program.pid(), || {
             let idle: Vec<_> = (0..IDLE).map(|_| daemon.connect()).collect();
             let connect = |_| UnixStream::connect(&daemon.socket).expect("connect");
@@ -110,7 +111,7 @@ fn ten_thousand_that_say_nothing_are_in_nobodys_way() {
                 assert_eq!([by_port.status, by_socket.status], [200, 200], "{what}");
             }
             at_most = descriptors(core).len();
-            bytes.push(procfs::pss_bytes(core));
+            bytes = procfs::pss_bytes(core);
             // What was closed for others has been told so.
             let mut first = &idle[0];
             assert_eq!(first.read(&mut [0]).unwrap_or_default(), 0);
@@ -119,13 +120,13 @@ fn ten_thousand_that_say_nothing_are_in_nobodys_way() {
         let share = profile.share("burn_40");
         assert!((0.3..0.5).contains(&share), "round {round}: {share}");
         assert!(at_most < before + 1_100, "{at_most} descriptors, {before} before");
+        println!("PSS: {bytes_before} bytes, with all of them {bytes}");
+        // Each of those that are kept takes some 60 KiB; and names and tables may come meanwhile.
+        assert!(bytes < bytes_before + (128 << 20), "{bytes_before} bytes, then {bytes}");
         procfs::wait_for("descriptors given back", Duration::from_secs(20), || {
             (descriptors(core).len() <= before + 2).then_some(())
         });
     }
-    let [first, second] = bytes[..] else { panic!("two rounds") };
-    println!("PSS with all of them: {first} bytes, then {second}");
-    assert!(second < first + (16 << 20), "{first} bytes, then {second}");
 }
 
 #[test]

@@ -237,7 +237,7 @@ impl CpuSet {
                 Ok(()) => came.push(cpu),
                 Err(KernelError::SystemCall { io_error, .. }) if is_offline(&io_error) => {}
                 // The next look may find room for them.
-                Err(KernelError::SystemCall { io_error, .. }) if are_none_left(&io_error) => {}
+                Err(error) if error.is_want_of_descriptors() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -263,9 +263,4 @@ impl CpuEvents {
 /// `perf_event_open` of an event on a CPU that is offline returns `ENODEV`.
 fn is_offline(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENODEV)
-}
-
-/// Whether no descriptor is left, to this process or on the machine.
-fn are_none_left(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

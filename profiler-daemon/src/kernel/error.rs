@@ -50,6 +50,14 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Whether no descriptor was left, to this process or on the machine: later there may be.
+    pub(super) fn is_want_of_descriptors(&self) -> bool {
+        let (Self::SystemCall { io_error, .. } | Self::File { io_error, .. }) = self else {
+            return false;
+        };
+        matches!(io_error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    }
+
     /// The error of the system call that has just failed.
     pub(super) fn last(call: &'static str) -> Self {
         Self::of(call, io::Error::last_os_error())

@@ -119,9 +119,11 @@ impl TableMap {
         if add < need {
             return Ok(None);
         }
-        let maps: Vec<_> = (0..add)
-            .map(|_| bpf::create_array(BLOCK_BYTES as u32, SLAB_BLOCKS))
-            .collect::<Result<_, _>>()?;
+        let maps = (0..add).map(|_| bpf::create_array(BLOCK_BYTES as u32, SLAB_BLOCKS));
+        let maps: Vec<_> = match maps.collect::<Result<_, _>>() {
+            Err(error) if KernelError::is_want_of_descriptors(&error) => return Ok(None),
+            maps => maps?,
+        };
         bpf::put_maps(self.slabs.as_fd(), have, &maps)?;
         for map in &maps {
             self.blocks.push(SharedArray::new(map, SLAB_BLOCKS)?);
