@@ -89,7 +89,8 @@ fn take_reply(kind: reply::Kind, processes: &mut Table, files: &mut Vec<FileInfo
         | reply::Kind::Elsewhere(_)
         | reply::Kind::Pids(_)
         | reply::Kind::Stacks(_)
-        | reply::Kind::Surroundings(_) => {}
+        | reply::Kind::Surroundings(_)
+        | reply::Kind::Go(_) => {}
     }
 }
 

@@ -24,7 +24,7 @@ use super::protocol::{PidList, reply, request};
 use super::sandbox::{self, SandboxError};
 use super::unwinder::Unwinder;
 use super::wire::WireError;
-use super::{stacks, surroundings, sys};
+use super::{go, stacks, surroundings, sys};
 
 /// First argument of a process that is to be a reader.
 pub const ARGUMENT: &str = "__reader";
@@ -227,6 +227,7 @@ impl Answer for Files {
                 Ok(reply::Kind::Surroundings(surroundings::read(process.pid)))
             }
             request::Kind::Stacks(asked) => stacks::read(&asked).map(reply::Kind::Stacks),
+            request::Kind::Go(asked) => Ok(reply::Kind::Go(go::read(asked))),
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
             | request::Kind::NamePerfMap(_)

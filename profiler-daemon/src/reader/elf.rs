@@ -195,8 +195,10 @@ impl<'a> Note<'a> {
     }
 }
 
-struct Header {
+pub(super) struct Header {
     is_64: bool,
+    /// avma of the program's first instruction, without its bias.
+    pub(super) entry: u64,
     program_offset: u64,
     program_size: u64,
     program_count: u64,
@@ -225,7 +227,7 @@ struct Section {
 }
 
 impl Header {
-    fn read(file: &File) -> Result<Option<Self>, ElfError> {
+    pub(super) fn read(file: &File) -> Result<Option<Self>, ElfError> {
         let mut bytes = [0; 64];
         let mut filled = 0;
         while filled < bytes.len() {
@@ -253,6 +255,7 @@ impl Header {
         };
         Ok(Some(Self {
             is_64,
+            entry: word(24, 24).ok_or(ElfError::Cut)?,
             program_offset: word(28, 32).ok_or(ElfError::Cut)?,
             section_offset: word(32, 40).ok_or(ElfError::Cut)?,
             program_size: half(42, 54)?,
@@ -346,6 +349,21 @@ impl Header {
             }
         }
         Ok(found)
+    }
+
+    /// Where the symbol table is, and where the names of its symbols are.
+    pub(super) fn symbol_table(
+        &self,
+        file: &File,
+    ) -> Result<Option<(SectionRange, SectionRange)>, ElfError> {
+        if self.section_size != 64 || self.section_count > u64::from(u16::MAX) {
+            return Ok(None);
+        }
+        let sections = self.sections(file, self.section_count)?;
+        let range = |it: &Section| SectionRange { offset: it.offset, size: it.size };
+        let table = sections.iter().find(|it| it.kind == SHT_SYMTAB);
+        let names = table.and_then(|it| sections.get(usize::try_from(it.link).ok()?));
+        Ok(table.zip(names).map(|(table, names)| (range(table), range(names))))
     }
 
     fn sections(&self, file: &File, count: u64) -> Result<Vec<Section>, ElfError> {

@@ -110,6 +110,7 @@ impl<T> Lane<T> {
             request::Kind::Pids(_)
             | request::Kind::Process(_)
             | request::Kind::Stacks(_)
+            | request::Kind::Go(_)
             | request::Kind::Surroundings(_) => SHORT_DEADLINE,
             _ => DEADLINE,
         };

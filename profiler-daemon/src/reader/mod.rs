@@ -15,6 +15,7 @@ mod file_pages;
 pub(crate) mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod go;
 mod go_build;
 mod go_table;
 mod kallsyms;

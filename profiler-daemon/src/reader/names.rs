@@ -194,6 +194,7 @@ impl Answer for Namer {
             | request::Kind::Surroundings(_)
             | request::Kind::HoldPerfMap(_)
             | request::Kind::Stacks(_)
+            | request::Kind::Go(_)
             | request::Kind::Rest(_)
             | request::Kind::Open(_)
             | request::Kind::Unwind(_)

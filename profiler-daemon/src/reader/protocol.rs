@@ -4,7 +4,7 @@
 //! length, then that many bytes of protobuf. The core sends [`Request`]s with increasing ids and
 //! the reader answers each with one [`Reply`] of the same id, in order. There are four lanes:
 //!
-//! * the *files* lane: quick questions (`Pids`, `Process`, `Stacks`, `Open`, `HoldPerfMap`), answered in microseconds
+//! * the *files* lane: quick questions (`Pids`, `Process`, `Stacks`, `Go`, `Open`, `HoldPerfMap`), answered in microseconds
 //!   to milliseconds, so that a file is opened before a short-lived process is gone;
 //! * two *names* lanes: `NameFile`, `NameKernel`, `NamePerfMap`, which parse debug information and
 //!   may take seconds. Both know the same open files, and each keeps what it parsed to itself, so
@@ -38,6 +38,10 @@ pub const HEAVY_BYTES: u64 = 8 << 20;
 /// What the vDSO is called in `/proc/PID/maps`, and so in [`Open::path`].
 pub const VDSO: &str = "[vdso]";
 
+mod go;
+
+pub use go::{GoBucket, GoMemory, GoRead, GoStack, GoWhat, Goroutine};
+
 /// A question to the reader.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {
@@ -45,14 +49,15 @@ pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// What is asked.
-    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub kind: Option<request::Kind>,
 }
 
 /// The kinds of [`Request`].
 pub mod request {
     use super::{
-        NameFile, NameKernel, NamePerfMap, Open, Pids, Process, Rest, Stacks, Unwind, UnwindDigest,
+        GoRead, NameFile, NameKernel, NamePerfMap, Open, Pids, Process, Rest, Stacks, Unwind,
+        UnwindDigest,
     };
 
     /// What is asked.
@@ -94,6 +99,9 @@ pub mod request {
         /// The stacks of a process's threads.
         #[prost(message, tag = "13")]
         Stacks(Stacks),
+        /// What the Go runtime of a process keeps.
+        #[prost(message, tag = "14")]
+        Go(GoRead),
     }
 }
 
@@ -104,14 +112,15 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// The answer.
-    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "reply::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: Option<reply::Kind>,
 }
 
 /// The kinds of [`Reply`].
 pub mod reply {
     use super::{
-        FileInfo, Names, PidList, Process, ProcessInfo, StackBytes, Surroundings, UnwindTable,
+        FileInfo, GoMemory, Names, PidList, Process, ProcessInfo, StackBytes, Surroundings,
+        UnwindTable,
     };
 
     /// The answer.
@@ -151,6 +160,9 @@ pub mod reply {
         /// To `Stacks`.
         #[prost(message, tag = "12")]
         Stacks(StackBytes),
+        /// To `Go`.
+        #[prost(message, tag = "13")]
+        Go(GoMemory),
     }
 }
 

@@ -54,6 +54,51 @@ pub(super) fn read_memory(pid: u32, start: u64, buffer: &mut [u8]) -> usize {
     usize::try_from(count).unwrap_or_default().min(buffer.len())
 }
 
+/// Reads ranges (an avma and a length in bytes) of a process's memory into `buffer`, one behind the
+/// other, up to the first that is not there. Returns the number of bytes. Takes [`MOST_RANGES`] at
+/// most, and no more than fit.
+pub(super) fn read_ranges(pid: u32, ranges: &[(u64, usize)], buffer: &mut [u8]) -> usize {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return 0 };
+    let parts: Vec<_> = ranges
+        .iter()
+        .take(MOST_RANGES)
+        .map(|&(start, size)| libc::iovec { iov_base: start as *mut libc::c_void, iov_len: size })
+        .collect();
+    let own = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: as above.
+    let count = unsafe {
+        libc::process_vm_readv(
+            pid,
+            &raw const own,
+            1,
+            parts.as_ptr(),
+            parts.len() as libc::c_ulong,
+            0,
+        )
+    };
+    usize::try_from(count).unwrap_or_default().min(buffer.len())
+}
+
+/// The most ranges that are read at once: `UIO_MAXIOV` (include/uapi/linux/uio.h).
+pub(super) const MOST_RANGES: usize = 1_024;
+
+/// The counter that Go's runtime measures waits with (`cputicks` in its assembly).
+pub(super) fn cpu_ticks() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction only reads a counter; who forbids it (prctl(PR_SET_TSC)) is ourselves.
+    unsafe {
+        core::arch::x86_64::_rdtsc()
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let ticks: u64;
+        // SAFETY: the register is readable in user mode (arch/arm64/kernel/cpufeature.c keeps it so,
+        // for the vDSO).
+        unsafe { core::arch::asm!("mrs {}, cntvct_el0", out(reg) ticks, options(nomem, nostack)) };
+        ticks
+    }
+}
+
 /// Gives freed heap memory back to the system.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]

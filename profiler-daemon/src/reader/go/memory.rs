@@ -1,0 +1,166 @@
+//! The memory of another process, in which everything may be wrong and may change at any time.
+
+use std::time::{Duration, Instant};
+
+use super::super::sys;
+
+/// What is read from.
+pub(super) trait Memory {
+    /// Reads from an avma on, as far as memory is there. Returns the number of bytes.
+    fn read(&self, start: u64, buffer: &mut [u8]) -> usize;
+
+    /// Reads ranges (an avma and a length in bytes) one behind the other, up to the first that is not
+    /// there. Returns the number of bytes.
+    fn read_ranges(&self, ranges: &[(u64, usize)], buffer: &mut [u8]) -> usize;
+}
+
+/// A process that goes on meanwhile.
+pub(super) struct ProcessMemory(pub(super) u32);
+
+impl Memory for ProcessMemory {
+    fn read(&self, start: u64, buffer: &mut [u8]) -> usize {
+        sys::read_memory(self.0, start, buffer)
+    }
+
+    fn read_ranges(&self, ranges: &[(u64, usize)], buffer: &mut [u8]) -> usize {
+        sys::read_ranges(self.0, ranges, buffer)
+    }
+}
+
+/// Reads a word; `None` where nothing is.
+pub(super) fn word(memory: &impl Memory, avma: u64) -> Option<u64> {
+    let mut bytes = [0; 8];
+    (memory.read(avma, &mut bytes) == bytes.len()).then(|| u64::from_le_bytes(bytes))
+}
+
+/// The same of half a word.
+pub(super) fn half(memory: &impl Memory, avma: u64) -> Option<u32> {
+    let mut bytes = [0; 4];
+    (memory.read(avma, &mut bytes) == bytes.len()).then(|| u32::from_le_bytes(bytes))
+}
+
+/// The word at an offset of what was read.
+pub(super) fn word_in(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Reads many ranges. Gives each range's bytes; none of one that is not all there.
+pub(super) fn read_all(memory: &impl Memory, ranges: &[(u64, usize)]) -> Vec<Vec<u8>> {
+    let mut found = Vec::with_capacity(ranges.len());
+    let mut buffer = Vec::new();
+    while found.len() < ranges.len() {
+        let part = &ranges[found.len()..];
+        let part = &part[..part.len().min(sys::MOST_RANGES)];
+        buffer.resize(part.iter().map(|(_, size)| size).sum(), 0);
+        let mut rest = memory.read_ranges(part, &mut buffer);
+        let mut at = 0;
+        let before = found.len();
+        for &(_, size) in part {
+            if size > rest {
+                break;
+            }
+            found.push(buffer[at..at + size].to_vec());
+            (at, rest) = (at + size, rest - size);
+        }
+        if found.len() < before + part.len() {
+            found.push(Vec::new());
+        }
+    }
+    found
+}
+
+/// The end of the time that one answer may take.
+#[derive(Clone, Copy)]
+pub(super) struct Deadline(Instant);
+
+impl Deadline {
+    /// So long from now.
+    pub(super) fn after(time: Duration) -> Self {
+        Self(Instant::now() + time)
+    }
+
+    pub(super) fn is_over(self) -> bool {
+        Instant::now() >= self.0
+    }
+}
+
+/// Memory as a test has it: pieces, and what writes into them between two reads.
+#[cfg(test)]
+pub(super) mod fake {
+    use std::{
+        cell::{Cell, RefCell},
+        collections::BTreeMap,
+    };
+
+    use super::Memory;
+
+    /// What changes memory, given how many reads there were.
+    pub(in super::super) type Change = Box<dyn Fn(usize, &mut BTreeMap<u64, Vec<u8>>)>;
+
+    #[derive(Default)]
+    pub(in super::super) struct Fake {
+        pieces: RefCell<BTreeMap<u64, Vec<u8>>>,
+        pub(in super::super) reads: Cell<usize>,
+        pub(in super::super) change: Option<Change>,
+    }
+
+    impl Fake {
+        pub(in super::super) fn put(&self, start: u64, bytes: &[u8]) {
+            self.pieces.borrow_mut().insert(start, bytes.to_vec());
+        }
+
+        pub(in super::super) fn put_words(&self, start: u64, words: &[u64]) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            self.put(start, &bytes);
+        }
+    }
+
+    impl Memory for Fake {
+        fn read(&self, start: u64, buffer: &mut [u8]) -> usize {
+            self.reads.set(self.reads.get() + 1);
+            if let Some(change) = &self.change {
+                change(self.reads.get(), &mut self.pieces.borrow_mut());
+            }
+            let pieces = self.pieces.borrow();
+            let Some((at, bytes)) = pieces.range(..=start).next_back() else { return 0 };
+            let bytes = usize::try_from(start - at).ok().and_then(|offset| bytes.get(offset..));
+            let bytes = bytes.unwrap_or_default();
+            let count = bytes.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&bytes[..count]);
+            count
+        }
+
+        fn read_ranges(&self, ranges: &[(u64, usize)], buffer: &mut [u8]) -> usize {
+            let mut at = 0;
+            for &(start, size) in ranges {
+                let count = self.read(start, &mut buffer[at..at + size]);
+                if count < size {
+                    break;
+                }
+                at += count;
+            }
+            at
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_leaves_the_rest() {
+        let here = [7_u8; 64];
+        let at = here.as_ptr() as u64;
+        let memory = ProcessMemory(std::process::id());
+        let ranges: Vec<_> =
+            (0..3000).map(|number| if number % 3 == 1 { (8, 16) } else { (at + 8, 16) }).collect();
+        let found = read_all(&memory, &ranges);
+        assert_eq!(found.len(), 3000);
+        for (number, bytes) in found.iter().enumerate() {
+            assert_eq!(bytes.len(), if number % 3 == 1 { 0 } else { 16 }, "{number}");
+        }
+        assert_eq!(word(&memory, at), Some(0x0707_0707_0707_0707));
+        assert_eq!(word(&memory, 8), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! What the Go runtime keeps of its own program, read from outside: allocations, waits and
+//! contentions by stack, and goroutines. Nobody is stopped, and nothing is written.
+//!
+//! Everything that is read may be wrong, and may change meanwhile: counts and pointers are believed
+//! within limits alone, and what takes too long ends.
+
+mod buckets;
+mod goroutines;
+mod layout;
+mod memory;
+mod program;
+
+use std::{collections::HashMap, time::Duration};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{
+    elf::ElfError,
+    protocol::{GoMemory, GoRead, GoStack, GoWhat, MAX_REPLY_BYTES},
+    sys,
+};
+use memory::{Deadline, Memory, ProcessMemory, word};
+use program::Program;
+
+/// How long one answer may take.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Why there is nothing to be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GoError {
+    /// It is another language's.
+    #[error("it is not a Go program")]
+    NotGo,
+    /// The program cannot be opened.
+    #[error("its program cannot be read: {0}")]
+    Program(std::io::Error),
+    /// The program's file is damaged.
+    #[error("its program cannot be read: {error}")]
+    File { error: ElfError },
+    /// It is a Go program of an unknown version.
+    #[error("its version of Go is not known: {0}")]
+    NoVersion(String),
+    /// It is one of another version than those whose structures are known.
+    #[error("it was built with {0}; what Go keeps is read of 1.19 to 1.27")]
+    Version(String),
+    /// It has no symbols.
+    #[error(
+        "its program has no symbol table (it was linked with -s or stripped), which tells where the \
+         runtime's variables are; build it without -ldflags=-s"
+    )]
+    Stripped,
+    /// Its symbols are more than are read.
+    #[error("its symbol table is too large")]
+    Large,
+    /// Where it lies is not known.
+    #[error("where its program lies in memory is not known: its auxv names no entry")]
+    NoEntry,
+    /// A variable that is needed has no symbol.
+    #[error("its program has no symbol {0}")]
+    Missing(&'static str),
+    /// The linker left the heap profile out.
+    #[error(
+        "memory profiling is off in this program (MemProfileRate is 0): nothing in it refers to \
+         runtime.MemProfile, so the linker left it out, or the program sets it so"
+    )]
+    NoMemoryProfile,
+    /// Memory is not there.
+    #[error("the memory of {0} cannot be read")]
+    Unreadable(&'static str),
+    /// Memory is not what the runtime would have there.
+    #[error("its memory is not as Go keeps it: {0}")]
+    Inconsistent(&'static str),
+    /// There is too much, or it comes too slowly.
+    #[error("reading its memory took longer than a second")]
+    Late,
+    /// More than an answer holds.
+    #[error("there is more than an answer holds")]
+    TooMuch,
+}
+
+/// Reads what is asked for.
+pub(super) fn read(asked: GoRead) -> GoMemory {
+    match read_process(asked) {
+        Ok(found) => found,
+        Err(error) => GoMemory {
+            is_other: matches!(error, GoError::NotGo),
+            refusal: format!("process {}: {error}", asked.pid),
+            ..GoMemory::default()
+        },
+    }
+}
+
+fn read_process(asked: GoRead) -> Result<GoMemory, GoError> {
+    let program = Program::of(asked.pid)?;
+    let memory = ProcessMemory(asked.pid);
+    let deadline = Deadline::after(LONGEST);
+    let now = clock_gettime(ClockId::Monotonic);
+    let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    let found = read_with(&memory, &program, asked.what(), now_ns, deadline)?;
+    if prost::Message::encoded_len(&found) > MAX_REPLY_BYTES - 1024 {
+        return Err(GoError::TooMuch);
+    }
+    Ok(found)
+}
+
+fn read_with(
+    memory: &impl Memory,
+    program: &Program,
+    what: GoWhat,
+    now_ns: u64,
+    deadline: Deadline,
+) -> Result<GoMemory, GoError> {
+    let mut found = GoMemory { version: program.version.clone(), ..GoMemory::default() };
+    let read = |name| word(memory, program.variable(name)?).ok_or(GoError::Unreadable(name));
+    match what {
+        GoWhat::Heap => {
+            found.rate = read("runtime.MemProfileRate")?;
+            if found.rate == 0 {
+                return Err(GoError::NoMemoryProfile);
+            }
+        }
+        GoWhat::Block => found.rate = read("runtime.blockprofilerate")?,
+        GoWhat::Mutex => found.rate = read("runtime.mutexprofilerate")?,
+        GoWhat::Goroutines => goroutines::read(memory, program, now_ns, deadline, &mut found)?,
+    }
+    if matches!(what, GoWhat::Block | GoWhat::Mutex) {
+        (found.ticks_per_second, found.is_measured) = ticks_per_second(memory, program, now_ns)?;
+    }
+    if what != GoWhat::Goroutines {
+        buckets::read(memory, program, what, deadline, &mut found)?;
+    }
+    found.scales_mutexes = program.layout.scales_mutexes;
+    Ok(found)
+}
+
+/// How fast the runtime's counter counts: as it has measured, if somebody asked it before, and with
+/// `true` as it would now.
+fn ticks_per_second(
+    memory: &impl Memory,
+    program: &Program,
+    now_ns: u64,
+) -> Result<(u64, bool), GoError> {
+    const NAME: &str = "runtime.ticks";
+    let ticks = program.variable(NAME)?;
+    let read = |at: u64| word(memory, ticks.wrapping_add(at)).ok_or(GoError::Unreadable(NAME));
+    let known = read(program.layout.ticks)?;
+    if known != 0 {
+        return Ok((known, false));
+    }
+    if program.layout.has_begin_of_ticks {
+        let (begin, begin_ns) = (read(8)?, read(16)?);
+        let ticks = sys::cpu_ticks().checked_sub(begin).map(|it| it as f64 * 1e9);
+        if let Some((ticks, ns)) = ticks.zip(now_ns.checked_sub(begin_ns).filter(|it| *it > 0)) {
+            return Ok(((ticks / ns as f64) as u64, true));
+        }
+    }
+    // Both clocks of ours, a while apart.
+    let clock = || {
+        let now = clock_gettime(ClockId::Monotonic);
+        (now.tv_sec as f64).mul_add(1e9, now.tv_nsec as f64)
+    };
+    let (ticks, ns) = (sys::cpu_ticks(), clock());
+    std::thread::sleep(Duration::from_millis(100));
+    let (ticks, ns) = (sys::cpu_ticks().saturating_sub(ticks), clock() - ns);
+    Ok(((ticks as f64 * 1e9 / ns.max(1.0)) as u64, true))
+}
+
+/// Distinct stacks, and the distinct addresses in them.
+#[derive(Default)]
+struct Stacks {
+    stacks: Vec<Vec<u32>>,
+    stack_ids: HashMap<Vec<u32>, u32>,
+    places: Vec<u64>,
+    place_ids: HashMap<u64, u32>,
+}
+
+impl Stacks {
+    fn place(&mut self, avma: u64) -> u32 {
+        let next = self.places.len() as u32;
+        let id = *self.place_ids.entry(avma).or_insert(next);
+        if id == next {
+            self.places.push(avma);
+        }
+        id
+    }
+
+    fn add(&mut self, frames: &[u64]) -> u32 {
+        let stack: Vec<u32> = frames.iter().map(|&avma| self.place(avma)).collect();
+        if let Some(&known) = self.stack_ids.get(&stack) {
+            return known;
+        }
+        let next = self.stacks.len() as u32;
+        self.stacks.push(stack.clone());
+        self.stack_ids.insert(stack, next);
+        next
+    }
+
+    fn give(self, program: &Program, found: &mut GoMemory) {
+        // A return address may be behind the last byte of its function.
+        let entry = |avma: u64| match program.entry(avma) {
+            entry if entry == avma => entry,
+            _ => program.entry(avma.saturating_sub(1)),
+        };
+        found.entries = self.places.iter().map(|&avma| entry(avma)).collect();
+        found.places = self.places;
+        found.stacks = self.stacks.into_iter().map(|places| GoStack { places }).collect();
+    }
+}
