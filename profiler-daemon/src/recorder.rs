@@ -11,6 +11,7 @@ mod collections;
 pub mod control;
 mod copies;
 mod error;
+mod go;
 mod latency;
 mod limits;
 mod looks;
@@ -48,6 +49,8 @@ use collections::Collections;
 pub use control::{Control, News, Order};
 use copies::Copies;
 pub use error::RecordError;
+pub use go::GoRequest;
+use go::GoRequests;
 use latency::Latencies;
 use limits::Keeper;
 pub use limits::Limits;
@@ -116,6 +119,7 @@ pub struct Recorder {
     times: Option<Times>,
     /// Threads as they were when the recording was told to stop, and when that was.
     last_threads: Option<(Vec<kernel::Snapshot>, u64)>,
+    go: GoRequests,
     /// Waits whose begin is not known, by thread and when they were first seen.
     seeded: HashMap<u32, u64>,
     raw: RawStacks,
@@ -214,6 +218,7 @@ impl Recorder {
             looks: Vec::new(),
             times: None,
             last_threads: None,
+            go: GoRequests::default(),
             seeded: HashMap::new(),
             raw: RawStacks::default(),
             collections,
@@ -332,6 +337,7 @@ impl Recorder {
             self.take_side_band();
             self.serve_reader()?;
             self.follow_looks();
+            self.follow_go();
             if much_waits || self.more_waits {
                 self.drain();
             }
@@ -394,6 +400,7 @@ impl Recorder {
                 Order::Record(request) if !self.stopping => self.begin_request(*request)?,
                 // Whoever waits for it hears that it is gone.
                 Order::Record(_) => {}
+                Order::ReadGo(request) => self.begin_go(*request),
                 Order::End(tag) => self.collections.cut_short(tag),
                 Order::Off(off) => {
                     self.sampler.set_off(off);

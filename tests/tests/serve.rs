@@ -186,7 +186,8 @@ fn what_cannot_be_asked_is_said() {
     let dir = TestDir::new("serve-refused");
     let daemon = Daemon::start(&dir, &[]);
     for (path, status, text) in [
-        ("/debug/pprof/heap", 501, "does not record heap"),
+        ("/debug/pprof/rss", 501, "does not record rss"),
+        ("/debug/pprof/heap", 400, "?pid="),
         ("/debug/pprof/nonsense", 404, "Unknown profile"),
         ("/debug/pprof/profile?seconds=601", 400, "at most 600"),
         ("/debug/pprof/profile?seconds=x", 400, "whole number"),

@@ -5,7 +5,7 @@
 
 mod directory;
 mod error;
-mod format;
+pub(crate) mod format;
 mod name;
 mod owner;
 pub(crate) mod printable;

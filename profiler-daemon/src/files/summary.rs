@@ -233,6 +233,9 @@ impl Summary {
             Kind::Mutex => "What held what others waited for",
             Kind::Goroutine => "What threads do",
             Kind::Threadcreate => "What starts threads",
+            Kind::Goroutines => "What goroutines do",
+            Kind::Heap => "What is in use",
+            Kind::Allocs => "What allocates",
         };
         line(text, &style.bold(&format!("{:>7} {:>7}  {heading}", "flat", "cum")));
         let used = 7 + 1 + 7 + 2;

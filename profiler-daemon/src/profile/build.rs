@@ -78,6 +78,8 @@ impl Builder<'_> {
                         .or_insert_with(|| self.state(key)),
                 ),
                 values: self.values(*measured),
+                others: [0; 2],
+                object_bytes: 0,
             })
             .collect();
         if self.window.kind != Kind::Cpu {
@@ -111,14 +113,18 @@ impl Builder<'_> {
             // As often as a thread would have been seen by then.
             Kind::Wall => [(time_ns / period).round() as i64, time_ns.round() as i64],
             Kind::Block | Kind::Mutex => [count.round() as i64, time_ns.round() as i64],
-            Kind::Goroutine | Kind::Threadcreate => [count as i64; 2],
+            Kind::Goroutine | Kind::Threadcreate | Kind::Goroutines | Kind::Heap | Kind::Allocs => {
+                [count as i64; 2]
+            }
         }
     }
 
     /// What a thread did, or waited for.
     fn state(&self, key: &Key) -> Arc<str> {
         match self.window.kind {
-            Kind::Cpu | Kind::Threadcreate => return "".into(),
+            Kind::Cpu | Kind::Threadcreate | Kind::Goroutines | Kind::Heap | Kind::Allocs => {
+                return "".into();
+            }
             Kind::Wall | Kind::Block | Kind::Mutex | Kind::Goroutine => {}
         }
         let places = &self.aggregate.stacks[key.stack as usize];

@@ -242,8 +242,8 @@ impl Mappings {
     }
 }
 
-/// What a sample is of: stack, process, thread, the thread's name and state.
-type Which = (u32, u32, u32, Arc<str>, Arc<str>);
+/// What a sample is of: stack, process, thread, the thread's name and state, the size of objects.
+type Which = (u32, u32, u32, Arc<str>, Arc<str>, i64);
 
 #[derive(Default)]
 struct Samples {
@@ -253,12 +253,13 @@ struct Samples {
 
 impl Samples {
     fn add(&mut self, sample: &Sample) {
-        let Sample { stack, process, tid, thread, state, values } = sample;
+        let Sample { stack, process, tid, thread, state, values, others, object_bytes } = sample;
         let (thread, state) = (Arc::clone(thread), Arc::clone(state));
-        match self.indices.entry((*stack, *process, *tid, thread, state)) {
+        match self.indices.entry((*stack, *process, *tid, thread, state, *object_bytes)) {
             Entry::Occupied(known) => {
-                let sum = &mut self.list[*known.get() as usize].values;
-                for (sum, value) in sum.iter_mut().zip(values) {
+                let known = &mut self.list[*known.get() as usize];
+                let sums = known.values.iter_mut().chain(&mut known.others);
+                for (sum, value) in sums.zip(values.iter().chain(others)) {
                     *sum = sum.saturating_add(*value);
                 }
             }

@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod build;
 pub mod command_line;
 pub mod frame;
+pub mod go;
 mod hidden;
 pub mod merge;
 pub mod pprof;
@@ -37,10 +38,16 @@ pub enum Kind {
     Goroutine,
     /// Threads that were started.
     Threadcreate,
+    /// What each goroutine of a Go program does at a moment.
+    Goroutines,
+    /// What a Go program has allocated and not given up, and all it has allocated.
+    Heap,
+    /// The same; what is shown unless asked otherwise is all it has allocated.
+    Allocs,
 }
 
 impl Kind {
-    /// All of them.
+    /// All that are recorded: the others are read of a Go program's memory.
     pub const ALL: [Self; 6] =
         [Self::Cpu, Self::Wall, Self::Block, Self::Mutex, Self::Goroutine, Self::Threadcreate];
 
@@ -51,12 +58,15 @@ impl Kind {
             Self::Wall => "wall",
             Self::Block => "block",
             Self::Mutex => "mutex",
-            Self::Goroutine => "goroutine",
+            Self::Goroutine | Self::Goroutines => "goroutine",
             Self::Threadcreate => "threadcreate",
+            Self::Heap => "heap",
+            Self::Allocs => "allocs",
         }
     }
 
-    /// Sample types as (type, unit), in the order of [`Sample::values`]; the last is the default.
+    /// Sample types as (type, unit), in the order of [`Sample::values`]. [`Sample::others`] come
+    /// before those of `Heap`, and behind those of `Allocs`.
     pub fn sample_types(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Cpu => &[("samples", "count"), ("cpu", "nanoseconds")],
@@ -64,12 +74,22 @@ impl Kind {
             Self::Block | Self::Mutex => &[("contentions", "count"), ("delay", "nanoseconds")],
             Self::Goroutine => &[("threads", "count")],
             Self::Threadcreate => &[("threadcreate", "count")],
+            Self::Goroutines => &[("goroutine", "count")],
+            Self::Heap | Self::Allocs => &[
+                ("alloc_objects", "count"),
+                ("alloc_space", "bytes"),
+                ("inuse_objects", "count"),
+                ("inuse_space", "bytes"),
+            ],
         }
     }
 
     /// The sample type that is shown unless asked otherwise, as (type, unit).
     pub fn default_type(self) -> (&'static str, &'static str) {
-        *self.sample_types().last().unwrap_or(&("samples", "count"))
+        match self {
+            Self::Allocs => ("alloc_space", "bytes"),
+            _ => *self.sample_types().last().unwrap_or(&("samples", "count")),
+        }
     }
 
     /// What a period counts, as (type, unit).
@@ -80,6 +100,8 @@ impl Kind {
             Self::Block | Self::Mutex => ("contentions", "count"),
             Self::Goroutine => ("threads", "count"),
             Self::Threadcreate => ("threadcreate", "count"),
+            Self::Goroutines => ("goroutine", "count"),
+            Self::Heap | Self::Allocs => ("space", "bytes"),
         }
     }
 
@@ -87,7 +109,13 @@ impl Kind {
     pub fn state_label(self) -> &'static str {
         match self {
             Self::Block | Self::Mutex => "reason",
-            Self::Cpu | Self::Wall | Self::Goroutine | Self::Threadcreate => "state",
+            Self::Cpu
+            | Self::Wall
+            | Self::Goroutine
+            | Self::Threadcreate
+            | Self::Goroutines
+            | Self::Heap
+            | Self::Allocs => "state",
         }
     }
 
@@ -282,8 +310,13 @@ pub struct Sample {
     pub thread: Arc<str>,
     /// What the thread did, or waited for; empty: it ran.
     pub state: Arc<str>,
-    /// One value per [`Kind::sample_types`]; of a kind that has one, that twice.
+    /// One value per [`Kind::sample_types`]; of a kind that has one, that twice; of allocations how
+    /// many and how many bytes.
     pub values: [i64; 2],
+    /// Of a `Heap` all allocations, of `Allocs` what is in use of them; else 0.
+    pub others: [i64; 2],
+    /// Of allocations: the size of each, in bytes; 0 if it is not known.
+    pub object_bytes: i64,
 }
 
 /// How many samples' user stacks ended how.

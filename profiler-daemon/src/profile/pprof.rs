@@ -15,7 +15,7 @@ use prost::Message as _;
 
 pub use decode::{DecodeError, decode};
 
-use super::Profile;
+use super::{Kind, Profile, Sample};
 
 /// The messages of `proto/profile.proto`.
 #[expect(unreachable_pub, reason = "generated code makes everything public")]
@@ -101,6 +101,7 @@ pub fn write(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
     let labels: Vec<_> = profile.processes.iter().map(|it| Labels::of(it, &mut strings)).collect();
     let (tid, thread) = (strings.index("tid"), strings.index("thread"));
     let types = profile.kind.sample_types().len();
+    let bytes = strings.index("bytes");
     let state = strings.index(profile.kind.state_label());
     for samples in profile.samples.chunks(CHUNK) {
         let sample = samples.iter().map(|sample| {
@@ -117,16 +118,18 @@ pub fn write(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
             };
             let tid_label =
                 proto::Label { key: tid, num: i64::from(sample.tid), ..Default::default() };
+            let bytes_label =
+                proto::Label { key: bytes, num: sample.object_bytes, ..Default::default() };
             proto::Sample {
                 location_id: profile.stacks[sample.stack as usize]
                     .iter()
                     .map(|&location| id_of(location))
                     .collect(),
-                value: sample.values.iter().rev().take(types).rev().copied().collect(),
+                value: values(profile.kind, sample, types),
                 label: process
                     .0
                     .iter()
-                    .chain([&tid_label, &thread_label, &state_label])
+                    .chain([&tid_label, &thread_label, &state_label, &bytes_label])
                     // A label without a value is none.
                     .filter(|label| label.str != 0 || label.num != 0)
                     .cloned()
@@ -139,6 +142,15 @@ pub fn write(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
         part.write(&proto::Profile { string_table: string_table.to_vec(), ..Default::default() })?;
     }
     Ok(())
+}
+
+/// A sample's values, in the order of the kind's sample types.
+fn values(kind: Kind, sample: &Sample, types: usize) -> Vec<i64> {
+    match kind {
+        Kind::Heap => [sample.others, sample.values].concat(),
+        Kind::Allocs => [sample.values, sample.others].concat(),
+        _ => sample.values[2 - types..].to_vec(),
+    }
 }
 
 /// Everything but the repeated fields that grow with the samples.

@@ -86,6 +86,8 @@ pub(crate) fn program(pid: u32, comm: &str, base: u64) -> Profile {
         thread: comm.into(),
         state: "".into(),
         values: [count, count * 10_000_000],
+        others: [0; 2],
+        object_bytes: 0,
     };
     Profile {
         mappings: vec![
@@ -192,6 +194,8 @@ pub(crate) fn any_profile() -> impl Strategy<Value = Profile> {
                     thread,
                     state: "".into(),
                     values: [count, count * 10_000_000],
+                    others: [0; 2],
+                    object_bytes: 0,
                 })
                 .collect();
             Profile {

@@ -227,7 +227,7 @@ impl Answer for Files {
                 Ok(reply::Kind::Surroundings(surroundings::read(process.pid)))
             }
             request::Kind::Stacks(asked) => stacks::read(&asked).map(reply::Kind::Stacks),
-            request::Kind::Go(asked) => Ok(reply::Kind::Go(go::read(asked))),
+            request::Kind::Go(asked) => Ok(reply::Kind::Go(Box::new(go::read(asked)))),
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
             | request::Kind::NamePerfMap(_)

@@ -161,8 +161,8 @@ pub mod reply {
         #[prost(message, tag = "12")]
         Stacks(StackBytes),
         /// To `Go`.
-        #[prost(message, tag = "13")]
-        Go(GoMemory),
+        #[prost(message, boxed, tag = "13")]
+        Go(Box<GoMemory>),
     }
 }
 

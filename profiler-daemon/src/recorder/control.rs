@@ -13,7 +13,7 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as news, oneshot};
 
-use super::{Limits, Own, RecordError, Request};
+use super::{GoRequest, Limits, Own, RecordError, Request};
 use crate::profile::{Process, Profile, Spent, Window};
 
 /// What a recording is told.
@@ -25,6 +25,8 @@ pub enum Order {
     SkipNames,
     /// Record something beside the windows.
     Record(Box<Request>),
+    /// Read what the Go runtime of a process keeps.
+    ReadGo(Box<GoRequest>),
     /// End what is recorded beside the windows under this tag.
     End(u64),
     /// Close all events, or open them again.

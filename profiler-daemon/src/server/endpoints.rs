@@ -23,7 +23,7 @@ use axum::{
 use tokio::sync::oneshot;
 
 use super::{
-    App, access, before, index, metrics, peer::Peer, query::Query, record, refused::Refused,
+    App, access, before, go, index, metrics, peer::Peer, query::Query, record, refused::Refused,
     targets,
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Kinds that this version does not record.
-const PLANNED: [&str; 4] = ["heap", "allocs", "rss", "trace"];
+const PLANNED: [&str; 2] = ["rss", "trace"];
 
 /// The longest body, in bytes: addresses to be named.
 const BODY_BYTES: usize = 1 << 20;
@@ -219,7 +219,11 @@ pub(super) async fn list(app: &App, peer: Peer) -> Result<Vec<Arc<Process>>, Ref
 }
 
 /// Those of a scope; none is an error.
-async fn there(app: &App, peer: Peer, scope: &Scope) -> Result<Vec<Arc<Process>>, Refused> {
+pub(super) async fn there(
+    app: &App,
+    peer: Peer,
+    scope: &Scope,
+) -> Result<Vec<Arc<Process>>, Refused> {
     let mut processes = list(app, peer).await?;
     processes.retain(|process| scope.has(process));
     if !processes.is_empty() || *scope == Scope::All {
@@ -251,9 +255,30 @@ async fn answer(
     match kind {
         "profile" => profile(app, peer, scope, Kind::Cpu, values).await,
         "wall" => profile(app, peer, scope, Kind::Wall, values).await,
-        "block" => profile(app, peer, scope, Kind::Block, values).await,
-        "mutex" => profile(app, peer, scope, Kind::Mutex, values).await,
-        "goroutine" | "threads" => profile(app, peer, scope, Kind::Goroutine, values).await,
+        "block" | "mutex" | "goroutine" => {
+            let (of_go, of_threads) = match kind {
+                "block" => (Kind::Block, Kind::Block),
+                "mutex" => (Kind::Mutex, Kind::Mutex),
+                _ => (Kind::Goroutines, Kind::Goroutine),
+            };
+            // What a Go program has counted itself, else what its threads do.
+            match go::answer(app, peer, &scope, of_go, values).await? {
+                go::Found::Answer(answer) => Ok(answer),
+                go::Found::Nothing(why) => {
+                    profile_with(app, peer, scope, of_threads, values, why).await
+                }
+            }
+        }
+        "heap" | "allocs" => {
+            let of_go = if kind == "heap" { Kind::Heap } else { Kind::Allocs };
+            match go::answer(app, peer, &scope, of_go, values).await? {
+                go::Found::Answer(answer) => Ok(answer),
+                go::Found::Nothing(why) => {
+                    Err(Refused::new(StatusCode::NOT_IMPLEMENTED, why.unwrap_or_default()))
+                }
+            }
+        }
+        "threads" => profile(app, peer, scope, Kind::Goroutine, values).await,
         "threadcreate" => profile(app, peer, scope, Kind::Threadcreate, values).await,
         "cmdline" => command_line(app, peer, &scope).await,
         "symbol" => symbol(app, peer, &scope, values, body).await,
@@ -261,7 +286,7 @@ async fn answer(
             StatusCode::NOT_IMPLEMENTED,
             format!(
                 "this version does not record {kind}; there are profile, wall, block, mutex, \
-                 goroutine and threadcreate"
+                 goroutine, threadcreate, and of Go programs heap and allocs"
             ),
         )),
         _ => Err(Refused::not_found("Unknown profile")),
@@ -275,6 +300,18 @@ async fn profile(
     scope: Scope,
     kind: Kind,
     values: &HashMap<String, String>,
+) -> Result<Response, Refused> {
+    profile_with(app, peer, scope, kind, values, None).await
+}
+
+/// The same, with another comment.
+async fn profile_with(
+    app: &App,
+    peer: Peer,
+    scope: Scope,
+    kind: Kind,
+    values: &HashMap<String, String>,
+    comment: Option<String>,
 ) -> Result<Response, Refused> {
     let query = Query::parse(values, app.settings.default_hertz, most_hertz(app, peer));
     let query = query.map_err(Refused::bad)?;
@@ -314,6 +351,7 @@ async fn profile(
                 kind.name()
             ));
         }
+        window.comments.extend(comment);
         profiles.retain(|profile| profile.processes.iter().all(|it| peer.sees(it)));
         (window, profiles.into_iter().map(Arc::new).collect())
     };
@@ -341,12 +379,17 @@ async fn profile(
     if query.debug > 0 {
         return Ok(text(String::from_utf8_lossy(&contents).into_owned()));
     }
+    Ok(file(kind, contents))
+}
+
+/// A profile that a browser is to save.
+pub(super) fn file(kind: Kind, contents: Vec<u8>) -> Response {
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         (CONTENT_DISPOSITION, disposition(kind)),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
-    Ok((headers, contents).into_response())
+    (headers, contents).into_response()
 }
 
 /// The name of the file that a browser makes of it: Go's.
@@ -356,7 +399,9 @@ fn disposition(kind: Kind) -> HeaderValue {
         Kind::Wall => "attachment; filename=\"wall\"",
         Kind::Block => "attachment; filename=\"block\"",
         Kind::Mutex => "attachment; filename=\"mutex\"",
-        Kind::Goroutine => "attachment; filename=\"goroutine\"",
+        Kind::Goroutine | Kind::Goroutines => "attachment; filename=\"goroutine\"",
+        Kind::Heap => "attachment; filename=\"heap\"",
+        Kind::Allocs => "attachment; filename=\"allocs\"",
         Kind::Threadcreate => "attachment; filename=\"threadcreate\"",
     })
 }
@@ -368,7 +413,7 @@ pub(super) fn most_hertz(app: &App, peer: Peer) -> u64 {
 }
 
 /// Records beside everything else; with addresses: has them named.
-async fn record(
+pub(super) async fn record(
     app: &App,
     peer: Peer,
     scope: Scope,
@@ -403,7 +448,7 @@ async fn command_line(app: &App, peer: Peer, scope: &Scope) -> Result<Response, 
     Ok(text(lines.join("\n")))
 }
 
-fn text(contents: String) -> Response {
+pub(super) fn text(contents: String) -> Response {
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What can be asked for, and what it is.
-const KINDS: [(&str, &str); 8] = [
+const KINDS: [(&str, &str); 10] = [
     (
         "profile",
         "CPU profile. You can specify the duration in the seconds GET parameter. After you get \
@@ -42,8 +42,11 @@ const KINDS: [(&str, &str); 8] = [
     ),
     (
         "goroutine",
-        "Stack traces of all current threads. Use debug=2 as a query parameter to have them as text.",
+        "Stack traces of all current goroutines, or threads of what is no Go program. Use debug=2 as \
+         a query parameter to have them as text.",
     ),
+    ("heap", "Of a Go program: where what is in use was allocated."),
+    ("allocs", "Of a Go program: where all was allocated since it began."),
     ("threadcreate", "Stack traces that led to the creation of new threads."),
     ("cmdline", "The command line of the program."),
     ("symbol", "Names of program counters, which come in the query or in the body of a POST."),

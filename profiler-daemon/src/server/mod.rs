@@ -6,6 +6,7 @@ mod connections;
 mod credentials;
 mod doors;
 mod endpoints;
+mod go;
 mod index;
 mod listen;
 mod metrics;

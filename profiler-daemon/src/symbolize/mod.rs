@@ -2,6 +2,7 @@
 
 mod desk;
 mod files;
+mod go;
 mod lanes;
 mod names;
 mod processes;
@@ -34,6 +35,7 @@ use crate::{
 };
 use desk::{Desks, Which};
 use files::{File, MappedFile, Refusals};
+use go::ReadGo;
 use lanes::Trip;
 use names::{Addresses, Strings};
 use processes::{Descriptions, ReadStacks};
@@ -67,6 +69,8 @@ enum Mark {
     HoldPerfMap(Which, LifeId),
     /// Under what tag, and of which process.
     Stacks(u64, u32),
+    /// The same.
+    Go(u64, u32),
     Rest,
     Open(MappingId),
     Reopen(FileKey),
@@ -123,6 +127,7 @@ pub struct Symbolizer {
     descriptions: Descriptions,
     surroundings: Option<Result<Surroundings, String>>,
     stacks: Vec<ReadStacks>,
+    go: Vec<ReadGo>,
     no_inlines: bool,
     mappings: HashMap<MappingId, MappedFile>,
     files: HashMap<FileKey, File>,
@@ -160,6 +165,7 @@ impl Symbolizer {
             descriptions: Descriptions::default(),
             surroundings: None,
             stacks: Vec::new(),
+            go: Vec::new(),
             no_inlines,
             mappings: HashMap::new(),
             files: HashMap::new(),
@@ -297,6 +303,7 @@ impl Symbolizer {
             }
             Mark::Rest => {}
             Mark::Stacks(tag, pid) => self.stacks_answered(tag, pid, outcome),
+            Mark::Go(tag, pid) => self.go_answered(tag, pid, outcome),
             Mark::Describe(pid) => self.described(pid, outcome, described),
             Mark::Open(mapping) => self.opened(mapping, outcome),
             Mark::Reopen(key) => self.reopened(key, outcome),

@@ -58,7 +58,7 @@ impl Symbolizer {
     /// Asks for so many bytes of the stacks of a process's threads, from these avmas on; [`Self::take_stacks`] has
     /// the answer. `false`: no reader is there to ask.
     pub fn read_stacks(&mut self, tag: u64, pid: u32, starts: Vec<u64>, bytes: usize) -> bool {
-        if self.descriptions.strikes.get(&pid).is_some_and(|&strikes| strikes >= STRIKES) {
+        if self.is_suspect(pid) {
             return false;
         }
         let bytes = bytes as u32;
@@ -79,18 +79,31 @@ impl Symbolizer {
                 self.warn(&error);
                 Vec::new()
             }
-            Outcome::Failed(Failure::Late | Failure::Died) => {
-                // Its memory does not answer: it is not asked again.
-                let strikes = &mut self.descriptions.strikes;
-                if strikes.len() >= MAX_SUSPECTS {
-                    strikes.clear();
-                }
-                *strikes.entry(pid).or_default() += 1;
+            Outcome::Failed(failure) => {
+                self.memory_failed(pid, failure);
                 Vec::new()
             }
-            Outcome::Answer(_) | Outcome::Failed(_) => Vec::new(),
+            Outcome::Answer(_) => Vec::new(),
         };
         self.stacks.push(ReadStacks { tag, pid, stacks });
+    }
+
+    /// The reader was asked for a process's memory, and did not answer.
+    pub(super) fn memory_failed(&mut self, pid: u32, failure: Failure) {
+        if failure == Failure::Lost {
+            return;
+        }
+        // It is not asked again and again.
+        let strikes = &mut self.descriptions.strikes;
+        if strikes.len() >= MAX_SUSPECTS {
+            strikes.clear();
+        }
+        *strikes.entry(pid).or_default() += 1;
+    }
+
+    /// Whether a process is not asked for any more.
+    pub(super) fn is_suspect(&self, pid: u32) -> bool {
+        self.descriptions.strikes.get(&pid).is_some_and(|&strikes| strikes >= STRIKES)
     }
 
     /// What was found by [`Self::look_around`], once it has come, or why nothing was.

@@ -1,6 +1,7 @@
 //! What a file holds.
 
 mod folded;
+pub(crate) mod go;
 mod svg;
 mod text;
 mod threads;

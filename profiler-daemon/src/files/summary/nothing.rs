@@ -90,6 +90,10 @@ impl Summary {
                 "there was no thread at the begin",
                 "Ask with --pid, for processes that are there already.",
             ),
+            Kind::Goroutines | Kind::Heap | Kind::Allocs => (
+                "there was no Go program",
+                "Ask with --pid, for a Go program that is there already.",
+            ),
             Kind::Wall | Kind::Cpu => ("there was no thread", "Record while it is there."),
         };
         format!("No samples, and so no file: {what} in these {seconds:.1} s.\n{advice}\n")

@@ -37,6 +37,8 @@ impl Summary {
             Kind::Wall => ("SAMPLES", "WALL TIME"),
             Kind::Block | Kind::Mutex => ("WAITS", "DELAY"),
             Kind::Goroutine | Kind::Threadcreate => ("THREADS", ""),
+            Kind::Goroutines => ("GOROUTINES", ""),
+            Kind::Heap | Kind::Allocs => ("OBJECTS", "BYTES"),
         };
         let tells_spent = spent.all_ns() > 0;
         let mut headings = vec!["PROCESS", "PID", count, value];

@@ -102,6 +102,8 @@ impl Decoder {
                 thread,
                 state,
                 values: values.map_err(|_| DecodeError::Dangling("a sample's values"))?,
+                others: [0; 2],
+                object_bytes: 0,
             });
         }
         let mut outcomes = Outcomes::default();

@@ -181,9 +181,8 @@ fn bytes_are_gzip_without_a_time_and_always_the_same() {
 fn parts_make_one_message() {
     let mut profile = program(7, "app", 0x40_0000);
     let sample = profile.samples[0].clone();
-    profile.samples = (1..=3 * CHUNK as u32 + 1)
-        .map(|tid| super::super::Sample { tid, ..sample.clone() })
-        .collect();
+    profile.samples =
+        (1..=3 * CHUNK as u32 + 1).map(|tid| Sample { tid, ..sample.clone() }).collect();
     let message = proto::Profile::decode(&*encode_plain(&profile)).unwrap();
     assert_eq!(message.sample.len(), profile.samples.len());
     assert_eq!(message.string_table[0], "");

@@ -104,7 +104,7 @@ pub(super) fn read(
         let size = if program.layout.counts_bytes { 32 } else { 16 };
         let left_out = walk(memory, list, number, size * (1 + FUTURES), deadline, |it| {
             let stack = stacks.add(&it.frames);
-            let cycles: Vec<_> = it.record.chunks_exact(size).map(|it| one_cycle(it)).collect();
+            let cycles: Vec<_> = it.record.chunks_exact(size).map(one_cycle).collect();
             let Some((&active, future)) = cycles.split_first() else { return };
             buckets.push((stack, it.size, active));
             futures.push(future.to_vec());
@@ -237,7 +237,7 @@ mod tests {
 
     fn found(memory: &Fake, version: &str, what: GoWhat) -> Result<GoMemory, GoError> {
         let mut found = GoMemory::default();
-        let deadline = Deadline::after(Duration::from_secs(1));
+        let deadline = Deadline::after(Duration::from_secs(1), Duration::from_secs(3));
         read(memory, &program(version), what, deadline, &mut found).map(|()| found)
     }
 

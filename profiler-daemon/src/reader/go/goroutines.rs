@@ -1,11 +1,13 @@
 //! All goroutines, as they are while they are read: nobody is stopped, so each is looked at again
 //! once its stack was read, and what has moved is read anew.
 
+use std::collections::HashMap;
+
 use super::{
     super::protocol::{GoMemory, Goroutine},
     GoError, Stacks,
     layout::{self, G_BYTES, SCHED_SP},
-    memory::{Deadline, Memory, half, read_all, word, word_in},
+    memory::{Deadline, Memory, Pieces, half, word, word_in},
     program::Program,
 };
 
@@ -19,10 +21,10 @@ pub(super) const MOST_FRAMES: usize = 128;
 const PART: usize = 1_024;
 
 /// So much of a stack is read first: most that wait have less.
-const COMMON_BYTES: u64 = 2 << 10;
+const COMMON_BYTES: u64 = 512;
 
 /// So much is read where a frame is further away.
-const FURTHER_BYTES: usize = 16 << 10;
+const FURTHER_BYTES: usize = 4 << 10;
 
 /// The largest stack that is believed: the runtime's own limit is 1 GB.
 const MOST_STACK_BYTES: u64 = 1 << 30;
@@ -60,6 +62,9 @@ struct Seen {
     is_locked: bool,
     runs_cleanups: bool,
 }
+
+/// One that has held still, and the return addresses of its stack, if that could be read.
+type Settled = (Seen, Option<Vec<u64>>);
 
 impl Seen {
     fn parse(g: u64, bytes: &[u8], program: &Program) -> Option<Self> {
@@ -157,16 +162,26 @@ pub(super) fn read(
     let mut stacks = Stacks::default();
     let mut states: Vec<&'static str> = Vec::new();
     let mut is_any_sound = false;
+    let mut buffers = [Pieces::default(), Pieces::default()];
+    // By where goroutines began: it is the same for many.
+    let mut of_system: HashMap<u64, bool> = HashMap::new();
     for part in list.chunks(PART) {
         let mut wanted: Vec<u64> = part.to_vec();
         for tries in 1..=MOST_TRIES {
             if deadline.is_over() {
                 return Err(GoError::Late);
             }
-            let (settled, moved) = look(memory, program, &wanted, tries == MOST_TRIES, deadline);
+            let (settled, moved) =
+                look(memory, program, &wanted, tries == MOST_TRIES, deadline, &mut buffers);
             for (seen, frames) in settled {
                 is_any_sound |= seen.has_sound_stack();
-                if !seen.is_there() || seen.is_of_system(program, runs_finalizer) {
+                if !seen.is_there() {
+                    continue;
+                }
+                let may_be = of_system
+                    .entry(seen.start)
+                    .or_insert_with(|| program.name_at(seen.start).starts_with("runtime."));
+                if *may_be && seen.is_of_system(program, runs_finalizer) {
                     continue;
                 }
                 let state = seen.state(program);
@@ -224,12 +239,12 @@ fn look(
     wanted: &[u64],
     is_last: bool,
     deadline: Deadline,
-) -> (Vec<(Seen, Option<Vec<u64>>)>, Vec<u64>) {
-    let structures: Vec<_> = wanted.iter().map(|&g| (g, G_BYTES)).collect();
+    [structures, stacks]: &mut [Pieces; 2],
+) -> (Vec<Settled>, Vec<u64>) {
     let parse = |bytes: &[u8], g: u64| Seen::parse(g, bytes, program);
-    let before = read_all(memory, &structures);
+    structures.read(memory, &wanted.iter().map(|&g| (g, G_BYTES)).collect::<Vec<_>>());
     let before: Vec<Seen> =
-        before.iter().zip(wanted).filter_map(|(bytes, &g)| parse(bytes, g)).collect();
+        structures.iter().zip(wanted).filter_map(|(bytes, &g)| parse(bytes, g)).collect();
     // What waits in a system call of an old runtime has its frame pointer below its stack pointer.
     let below = |it: &Seen| it.sp.saturating_sub(16).max(it.lo);
     let ranges: Vec<_> = before
@@ -242,20 +257,19 @@ fn look(
             (below(it), (end - below(it)) as usize)
         })
         .collect();
-    let stacks = read_all(memory, &ranges);
+    stacks.read(memory, &ranges);
     let frames: Vec<_> = before
         .iter()
-        .zip(stacks)
+        .zip(stacks.iter())
         .map(|(it, bytes)| {
             let is_read = it.is_there() && it.is_still() && it.has_sound_stack();
             is_read.then(|| walk(memory, program, it, below(it), bytes, deadline))
         })
         .collect();
-    let structures: Vec<_> = before.iter().map(|it| (it.g, G_BYTES)).collect();
-    let after = read_all(memory, &structures);
+    structures.read(memory, &before.iter().map(|it| (it.g, G_BYTES)).collect::<Vec<_>>());
     let (mut settled, mut moved) = (Vec::new(), Vec::new());
-    for ((seen, frames), bytes) in before.into_iter().zip(frames).zip(after) {
-        let Some(again) = parse(&bytes, seen.g) else { continue };
+    for ((seen, frames), bytes) in before.into_iter().zip(frames).zip(structures.iter()) {
+        let Some(again) = parse(bytes, seen.g) else { continue };
         if seen.holds_as(&again) || (!seen.is_there() && !again.is_there()) {
             settled.push((again, frames));
         } else if is_last {
@@ -273,26 +287,26 @@ fn walk(
     program: &Program,
     seen: &Seen,
     start: u64,
-    bytes: Vec<u8>,
+    bytes: &[u8],
     deadline: Deadline,
 ) -> Vec<u64> {
-    let (mut start, mut bytes) = (start, bytes);
+    let (mut further_start, mut further) = (0, Vec::new());
     let mut read = |avma: u64| -> Option<(u64, u64)> {
         let found = |start: u64, bytes: &[u8]| {
             let at = usize::try_from(avma.checked_sub(start)?).ok()?;
             Some((word_in(bytes, at)?, word_in(bytes, at.checked_add(8)?)?))
         };
-        if let Some(pair) = found(start, &bytes) {
+        if let Some(pair) = found(start, bytes).or_else(|| found(further_start, &further)) {
             return Some(pair);
         }
         if deadline.is_over() {
             return None;
         }
-        bytes.resize(FURTHER_BYTES.min((seen.hi - avma) as usize), 0);
-        let count = memory.read(avma, &mut bytes);
-        bytes.truncate(count);
-        start = avma;
-        found(start, &bytes)
+        further.resize(FURTHER_BYTES.min((seen.hi - avma) as usize), 0);
+        let count = memory.read(avma, &mut further);
+        further.truncate(count);
+        further_start = avma;
+        found(further_start, &further)
     };
     let mut frames = vec![seen.pc];
     let is_in_stack = |fp: u64| {

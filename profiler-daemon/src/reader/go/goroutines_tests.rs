@@ -31,7 +31,7 @@ struct G {
     hi: u64,
 }
 
-const WAITS: G = G { status: WAITING, reason: 14, start: 0x100, sp: 0, bp: 0, hi: 0 };
+const WAITS: G = G { status: WAITING, reason: 19, start: 0x100, sp: 0, bp: 0, hi: 0 };
 
 fn structure(goid: u64, g: &G) -> Vec<u8> {
     let mut bytes = vec![0; G_BYTES];
@@ -85,7 +85,7 @@ fn put_stack(memory: &Fake, goid: u64, words: &[(u64, u64)]) {
 
 fn found(memory: &Fake) -> Result<GoMemory, GoError> {
     let mut found = GoMemory::default();
-    let deadline = Deadline::after(Duration::from_secs(1));
+    let deadline = Deadline::after(Duration::from_secs(1), Duration::from_secs(3));
     read(memory, &program("go1.26.0"), 61_000_001_000, deadline, &mut found).map(|()| found)
 }
 
@@ -138,7 +138,14 @@ fn old_runtimes_note_no_frame_pointer_in_system_calls() {
     let mut program = program("go1.26.0");
     program.layout.has_system_call_bp = false;
     let mut all = GoMemory::default();
-    read(&memory, &program, 0, Deadline::after(Duration::from_secs(1)), &mut all).unwrap();
+    read(
+        &memory,
+        &program,
+        0,
+        Deadline::after(Duration::from_secs(1), Duration::from_secs(3)),
+        &mut all,
+    )
+    .unwrap();
     assert_eq!(frames(&all, 0), [0x150, 0x160, 0x410]);
 }
 

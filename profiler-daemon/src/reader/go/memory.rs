@@ -1,6 +1,11 @@
 //! The memory of another process, in which everything may be wrong and may change at any time.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::super::sys;
 
@@ -44,44 +49,74 @@ pub(super) fn word_in(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// Reads many ranges. Gives each range's bytes; none of one that is not all there.
-pub(super) fn read_all(memory: &impl Memory, ranges: &[(u64, usize)]) -> Vec<Vec<u8>> {
-    let mut found = Vec::with_capacity(ranges.len());
-    let mut buffer = Vec::new();
-    while found.len() < ranges.len() {
-        let part = &ranges[found.len()..];
-        let part = &part[..part.len().min(sys::MOST_RANGES)];
-        buffer.resize(part.iter().map(|(_, size)| size).sum(), 0);
-        let mut rest = memory.read_ranges(part, &mut buffer);
-        let mut at = 0;
-        let before = found.len();
-        for &(_, size) in part {
-            if size > rest {
-                break;
-            }
-            found.push(buffer[at..at + size].to_vec());
-            (at, rest) = (at + size, rest - size);
+/// Many ranges of memory, as they were read; used again and again, since fresh memory costs more than
+/// reading does.
+#[derive(Default)]
+pub(super) struct Pieces {
+    bytes: Vec<u8>,
+    /// Where each range's bytes are.
+    places: Vec<Range<usize>>,
+}
+
+impl Pieces {
+    /// Reads these instead.
+    pub(super) fn read(&mut self, memory: &impl Memory, ranges: &[(u64, usize)]) {
+        self.places.clear();
+        let all = ranges.iter().map(|(_, size)| size).sum();
+        if self.bytes.len() < all {
+            self.bytes.resize(all, 0);
         }
-        if found.len() < before + part.len() {
-            found.push(Vec::new());
+        let mut at = 0;
+        while self.places.len() < ranges.len() {
+            let part = &ranges[self.places.len()..];
+            let part = &part[..part.len().min(sys::MOST_RANGES)];
+            let size: usize = part.iter().map(|(_, size)| size).sum();
+            let mut rest = memory.read_ranges(part, &mut self.bytes[at..at + size]);
+            let mut whole = 0;
+            for &(_, size) in part.iter().take_while(|(_, size)| {
+                let is_whole = *size <= rest;
+                rest = rest.saturating_sub(*size);
+                is_whole
+            }) {
+                self.places.push(at..at + size);
+                at += size;
+                whole += 1;
+            }
+            if whole < part.len() {
+                self.places.push(0..0);
+            }
         }
     }
-    found
+
+    /// The bytes of each range, in their order; none of one that is not all there.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.places.iter().map(|place| &self.bytes[place.clone()])
+    }
 }
 
 /// The end of the time that one answer may take.
 #[derive(Clone, Copy)]
-pub(super) struct Deadline(Instant);
+pub(super) struct Deadline {
+    /// On the clock.
+    wall: Instant,
+    /// Of this thread's CPU time: on a busy machine an answer takes longer.
+    cpu: Duration,
+}
 
 impl Deadline {
-    /// So long from now.
-    pub(super) fn after(time: Duration) -> Self {
-        Self(Instant::now() + time)
+    /// So much of the CPU from now on, and `patience` by the clock.
+    pub(super) fn after(cpu: Duration, patience: Duration) -> Self {
+        Self { wall: Instant::now() + patience, cpu: cpu_time() + cpu }
     }
 
     pub(super) fn is_over(self) -> bool {
-        Instant::now() >= self.0
+        Instant::now() >= self.wall || cpu_time() >= self.cpu
     }
+}
+
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
 
 /// Memory as a test has it: pieces, and what writes into them between two reads.
@@ -155,10 +190,12 @@ mod tests {
         let memory = ProcessMemory(std::process::id());
         let ranges: Vec<_> =
             (0..3000).map(|number| if number % 3 == 1 { (8, 16) } else { (at + 8, 16) }).collect();
-        let found = read_all(&memory, &ranges);
-        assert_eq!(found.len(), 3000);
-        for (number, bytes) in found.iter().enumerate() {
+        let mut pieces = Pieces::default();
+        pieces.read(&memory, &ranges);
+        assert_eq!(pieces.iter().count(), 3000);
+        for (number, bytes) in pieces.iter().enumerate() {
             assert_eq!(bytes.len(), if number % 3 == 1 { 0 } else { 16 }, "{number}");
+            assert!(bytes.iter().all(|byte| *byte == 7));
         }
         assert_eq!(word(&memory, at), Some(0x0707_0707_0707_0707));
         assert_eq!(word(&memory, 8), None);

@@ -22,8 +22,9 @@ use super::{
 use memory::{Deadline, Memory, ProcessMemory, word};
 use program::Program;
 
-/// How long one answer may take.
+/// How long one answer may take: of a CPU, and by the clock, on a machine that has others to run.
 const LONGEST: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Why there is nothing to be read.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +94,7 @@ pub(super) fn read(asked: GoRead) -> GoMemory {
 fn read_process(asked: GoRead) -> Result<GoMemory, GoError> {
     let program = Program::of(asked.pid)?;
     let memory = ProcessMemory(asked.pid);
-    let deadline = Deadline::after(LONGEST);
+    let deadline = Deadline::after(LONGEST, PATIENCE);
     let now = clock_gettime(ClockId::Monotonic);
     let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
     let found = read_with(&memory, &program, asked.what(), now_ns, deadline)?;

@@ -1,0 +1,274 @@
+//! The same as text, in the forms that Go's own handlers have for `debug=1` and `debug=2`.
+
+use std::{collections::HashMap, fmt::Write as _};
+
+use crate::{
+    files::printable,
+    profile::{
+        Kind,
+        go::{
+            GoTaken,
+            frames::{Frames, is_of_runtime},
+        },
+    },
+    reader::protocol::{GoBucket, Goroutine},
+};
+
+/// So long a text gets at most, in bytes: as Go cuts its own.
+const MOST_BYTES: usize = 64 << 20;
+
+/// What `debug=1` and `debug=2` give.
+pub(crate) fn render(taken: &GoTaken, debug: u8) -> String {
+    let text = Text { taken, frames: Frames::new(&taken.memory, &taken.named) };
+    match taken.kind {
+        Kind::Heap | Kind::Allocs => text.heap(),
+        Kind::Goroutines if debug > 1 => text.each_goroutine(),
+        Kind::Goroutines => text.goroutines(),
+        _ => text.waits(),
+    }
+}
+
+/// A text under construction. Writing to a String does not fail.
+struct Text<'a> {
+    taken: &'a GoTaken,
+    frames: Frames<'a>,
+}
+
+/// A line of a stack.
+struct Shown {
+    /// The instruction's avma.
+    avma: u64,
+    /// How far behind its function's begin that is, or what it returns to, in bytes.
+    offset: u64,
+    name: String,
+    file: String,
+    line: u32,
+    is_inlined: bool,
+}
+
+impl Text<'_> {
+    fn heap(&self) -> String {
+        let memory = &self.taken.memory;
+        let mut buckets: Vec<_> = memory.buckets.iter().collect();
+        let in_use = |allocs: u64, frees: u64| allocs.wrapping_sub(frees) as i64;
+        buckets.sort_by_key(|it| in_use(it.alloc_bytes, it.free_bytes));
+        let sum = |of: &dyn Fn(&&GoBucket) -> u64| {
+            buckets.iter().fold(0_u64, |sum, it| sum.wrapping_add(of(it)))
+        };
+        let (allocs, frees) = (sum(&|it| it.allocs), sum(&|it| it.frees));
+        let (alloc_bytes, free_bytes) = (sum(&|it| it.alloc_bytes), sum(&|it| it.free_bytes));
+        let bytes = in_use(alloc_bytes, free_bytes);
+        // Readers take equal columns for one.
+        let alloc_bytes = alloc_bytes.wrapping_add(u64::from(bytes == alloc_bytes as i64));
+        let mut text = format!(
+            "heap profile: {}: {bytes} [{allocs}: {alloc_bytes}] @ heap/{}\n",
+            in_use(allocs, frees),
+            memory.rate.saturating_mul(2),
+        );
+        for it in buckets {
+            let _ = write!(
+                text,
+                "{}: {} [{}: {}] @",
+                in_use(it.allocs, it.frees),
+                in_use(it.alloc_bytes, it.free_bytes),
+                it.allocs,
+                it.alloc_bytes
+            );
+            self.addresses(&mut text, it.stack);
+            self.stack(&mut text, &self.logical(it.stack), false);
+        }
+        text.push_str("\n# runtime.MemStats\n");
+        let _ = writeln!(text, "# NumGC = {}", memory.cycle);
+        self.comments(&mut text);
+        text
+    }
+
+    fn waits(&self) -> String {
+        let memory = &self.taken.memory;
+        let name = if self.taken.kind == Kind::Mutex { "mutex" } else { "contention" };
+        let mut text = format!("--- {name}:\ncycles/second={}\n", memory.ticks_per_second);
+        if self.taken.kind == Kind::Mutex {
+            let _ = writeln!(text, "sampling period={}", memory.rate);
+        }
+        let factor = self.taken.factor();
+        let mut buckets: Vec<_> = memory.buckets.iter().collect();
+        buckets.sort_by_key(|it| std::cmp::Reverse(it.cycles));
+        for it in buckets {
+            let (cycles, count) =
+                (it.cycles.saturating_mul(factor), it.count.saturating_mul(factor));
+            let _ = write!(text, "{cycles} {count} @");
+            self.addresses(&mut text, it.stack);
+            self.stack(&mut text, &self.logical(it.stack), true);
+        }
+        text
+    }
+
+    fn goroutines(&self) -> String {
+        let memory = &self.taken.memory;
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for it in &memory.goroutines {
+            *counts.entry(it.stack).or_default() += 1;
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_unstable_by_key(|&(stack, count)| (std::cmp::Reverse(count), stack));
+        let mut text = format!("goroutine profile: total {}\n", memory.goroutines.len());
+        for (stack, count) in counts {
+            let _ = write!(text, "{count} @");
+            self.addresses(&mut text, stack);
+            self.stack(&mut text, &self.expanded(stack), false);
+        }
+        text
+    }
+
+    fn each_goroutine(&self) -> String {
+        let mut text = String::new();
+        for (number, it) in self.taken.memory.goroutines.iter().enumerate() {
+            if text.len() > MOST_BYTES {
+                let more = self.taken.memory.goroutines.len() - number;
+                let _ = writeln!(text, "...{more} goroutines elided...");
+                break;
+            }
+            self.goroutine(&mut text, it);
+        }
+        text
+    }
+
+    fn goroutine(&self, text: &mut String, it: &Goroutine) {
+        let state = self.taken.memory.states.get(it.state as usize).map_or("???", |it| it);
+        let _ = write!(text, "goroutine {} [{}", it.goid, printable::escape(state));
+        let minutes = it.wait_ns / 60_000_000_000;
+        if minutes >= 1 {
+            let _ = write!(text, ", {minutes} minutes");
+        }
+        if it.is_locked {
+            text.push_str(", locked to thread");
+        }
+        text.push_str("]:\n");
+        if it.is_moving {
+            text.push_str("\tgoroutine running on other thread; stack unavailable\n");
+        } else {
+            let all = self.expanded(it.stack);
+            let is_any_shown = all.iter().any(|it| is_shown(&it.name));
+            for shown in all.iter().filter(|it| !is_any_shown || is_shown(&it.name)) {
+                self.call(text, shown, "(...)");
+            }
+        }
+        let creator = it.creator.checked_sub(1).and_then(|place| self.creator(place));
+        if let Some(creator) = creator.filter(|it| is_shown(&it.name))
+            && it.goid != 1
+        {
+            let from = match it.parent {
+                0 => String::new(),
+                parent => format!(" in goroutine {parent}"),
+            };
+            text.push_str("created by ");
+            self.call(text, &creator, &from);
+        }
+        text.push('\n');
+    }
+
+    fn call(&self, text: &mut String, shown: &Shown, behind: &str) {
+        let _ = write!(text, "{}{behind}\n\t{}:{}", shown.name, shown.file, shown.line);
+        if !shown.is_inlined && shown.offset > 0 {
+            let _ = write!(text, " +{:#x}", shown.offset);
+        }
+        text.push('\n');
+    }
+
+    /// The addresses of a stack, as the runtime has them.
+    fn addresses(&self, text: &mut String, stack: u32) {
+        let memory = &self.taken.memory;
+        let stack = memory.stacks.get(stack as usize);
+        for place in stack.iter().flat_map(|it| &it.places) {
+            if let Some(avma) = memory.places.get(*place as usize) {
+                let _ = write!(text, " {avma:#x}");
+            }
+        }
+        text.push('\n');
+    }
+
+    /// A line each; the runtime's at the begin left out, unless there are no others or `all` are
+    /// wanted.
+    fn stack(&self, text: &mut String, stack: &[Shown], all: bool) {
+        let first = stack.iter().position(|it| !is_of_runtime(&it.name));
+        let first = if all { 0 } else { first.unwrap_or(0) };
+        for Shown { avma, offset, name, file, line, .. } in &stack[first..] {
+            if name.is_empty() {
+                let _ = writeln!(text, "#\t{avma:#x}");
+            } else {
+                // Of an instruction, not of what is behind it.
+                let offset = offset.saturating_sub(1);
+                let _ = writeln!(text, "#\t{avma:#x}\t{name}+{offset:#x}\t{file}:{line}");
+            }
+        }
+        text.push('\n');
+    }
+
+    /// The stack of what was counted.
+    fn logical(&self, stack: u32) -> Vec<Shown> {
+        let places = self.frames.logical(&self.frames.places(stack));
+        places.iter().flat_map(|&(place, location)| self.shown(place, location)).collect()
+    }
+
+    /// A stack of calls, with the functions that are inlined.
+    fn expanded(&self, stack: u32) -> Vec<Shown> {
+        let places = self.frames.places(stack);
+        places.iter().flat_map(|&(place, location)| self.shown(place, location)).collect()
+    }
+
+    fn creator(&self, place: u32) -> Option<Shown> {
+        let location = self.frames.of_place(place)?;
+        self.shown(place, location).into_iter().next()
+    }
+
+    /// The functions at a place, innermost first.
+    fn shown(&self, place: u32, location: u32) -> Vec<Shown> {
+        let memory = &self.taken.memory;
+        let place = place as usize;
+        let (avma, entry) = (memory.places.get(place), memory.entries.get(place));
+        let offset = match (avma, entry) {
+            (Some(avma), Some(&entry)) if entry > 0 => avma.saturating_sub(entry),
+            _ => 0,
+        };
+        let location = self.frames.location(location);
+        let shown = location.lines.iter().enumerate().map(|(depth, line)| {
+            let function = self.frames.function(line.function);
+            Shown {
+                avma: location.avma,
+                offset,
+                name: printable::escape(&function.name).into_owned(),
+                file: printable::escape(&function.file).into_owned(),
+                line: line.line,
+                is_inlined: depth + 1 < location.lines.len(),
+            }
+        });
+        let mut shown: Vec<_> = shown.collect();
+        if shown.is_empty() {
+            let (name, file) = (String::new(), String::new());
+            shown.push(Shown {
+                avma: location.avma,
+                offset,
+                name,
+                file,
+                line: 0,
+                is_inlined: false,
+            });
+        }
+        shown
+    }
+
+    fn comments(&self, text: &mut String) {
+        for comment in self.taken.facts() {
+            let _ = writeln!(text, "# rprofd: {}", printable::escape(&comment));
+        }
+    }
+}
+
+/// Whether a dump shows a function: the runtime's own are, if a program can call them.
+fn is_shown(name: &str) -> bool {
+    let Some(own) = name.strip_prefix("runtime.") else { return name.contains('.') };
+    let (receiver, method) = own.rsplit_once('.').unwrap_or(("", own));
+    let receiver = receiver.trim_start_matches("(*").trim_end_matches(')');
+    let is_exported = |name: &str| name.starts_with(|first: char| first.is_ascii_uppercase());
+    is_exported(method) && (receiver.is_empty() || is_exported(receiver))
+}

@@ -1,0 +1,145 @@
+//! Which frames of a stack are shown. Go's own profiles leave out what its readers do not ask for.
+
+use super::super::{Function, Location, Profile};
+use crate::reader::protocol::GoMemory;
+
+/// The locations of addresses, by their numbers in [`GoMemory::places`].
+pub(crate) struct Frames<'a> {
+    memory: &'a GoMemory,
+    locations: Vec<Location>,
+    functions: Vec<Function>,
+    /// By place; `None`: it is the end of each stack.
+    of_places: Vec<Option<u32>>,
+    /// By location: it has functions alone that nobody has written.
+    is_generated: Vec<bool>,
+}
+
+impl<'a> Frames<'a> {
+    pub(crate) fn new(memory: &'a GoMemory, named: &Profile) -> Self {
+        let functions = named.functions.clone();
+        let mut locations = named.locations.clone();
+        let mut is_generated = Vec::new();
+        for location in &mut locations {
+            let all = &location.lines;
+            let written: Box<[_]> = all
+                .iter()
+                .filter(|line| !is_generated_function(&functions[line.function as usize]))
+                .copied()
+                .collect();
+            is_generated.push(written.is_empty() && !all.is_empty());
+            if !written.is_empty() {
+                location.lines = written;
+            }
+        }
+        // What has no location was not asked for in time.
+        let known = named.stacks.first().map_or(&[][..], |stack| stack);
+        let avmas = super::avmas(memory);
+        let of_places = avmas.iter().enumerate().map(|(number, &avma)| {
+            known.get(number).copied().unwrap_or_else(|| {
+                locations.push(Location { mapping: None, avma, lines: Box::new([]) });
+                is_generated.push(false);
+                locations.len() as u32 - 1
+            })
+        });
+        let of_places: Vec<u32> = of_places.collect();
+        let is_end = |location: u32| {
+            let lines = &locations[location as usize].lines;
+            lines
+                .last()
+                .is_some_and(|it| &*functions[it.function as usize].name == "runtime.goexit")
+        };
+        let of_places = of_places.iter().map(|&it| (!is_end(it)).then_some(it)).collect();
+        Self { memory, locations, functions, of_places, is_generated }
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<Location>, Vec<Function>) {
+        (self.locations, self.functions)
+    }
+
+    pub(crate) fn location(&self, number: u32) -> &Location {
+        &self.locations[number as usize]
+    }
+
+    pub(crate) fn function(&self, number: u32) -> &Function {
+        &self.functions[number as usize]
+    }
+
+    /// The location of a place that is shown.
+    pub(crate) fn of_place(&self, place: u32) -> Option<u32> {
+        *self.of_places.get(place as usize)?
+    }
+
+    /// Places and locations of a stack, leaf first.
+    pub(crate) fn places(&self, stack: u32) -> Vec<(u32, u32)> {
+        let stack = self.memory.stacks.get(stack as usize);
+        let places = stack.map_or(&[][..], |stack| &stack.places);
+        let location = |place: u32| Some((place, self.of_place(place)?));
+        let all: Vec<_> = places.iter().filter_map(|&place| location(place)).collect();
+        let is_written = |it: &&(u32, u32)| !self.is_generated[it.1 as usize];
+        let written: Vec<_> = all.iter().filter(is_written).copied().collect();
+        if written.is_empty() { all } else { written }
+    }
+
+    /// Of an allocation: from what is not the runtime's on.
+    pub(crate) fn of_allocation(&self, stack: u32) -> Box<[u32]> {
+        let all = self.places(stack);
+        let first = all.iter().position(|&(_, location)| !self.is_of_runtime(location));
+        let shown = self.logical(&all[first.unwrap_or(0)..]);
+        shown.into_iter().map(|(_, location)| location).collect()
+    }
+
+    /// Of a wait.
+    pub(crate) fn of_wait(&self, stack: u32) -> Box<[u32]> {
+        self.logical(&self.places(stack)).into_iter().map(|(_, location)| location).collect()
+    }
+
+    /// Of a goroutine.
+    pub(crate) fn of_goroutine(&self, stack: u32) -> Box<[u32]> {
+        self.places(stack).into_iter().map(|(_, location)| location).collect()
+    }
+
+    /// Places and locations of a stack in which each inlined function may have an address of its own: such is
+    /// left out where the location before it has the same functions already.
+    pub(crate) fn logical(&self, places: &[(u32, u32)]) -> Vec<(u32, u32)> {
+        let names = |location: u32| {
+            self.locations[location as usize].lines.iter().map(|line| line.function)
+        };
+        let mut shown: Vec<(u32, u32)> = Vec::new();
+        // How many functions of the last one shown are still to come as addresses of their own.
+        let mut covered = 0;
+        for &(place, location) in places {
+            let repeats = shown.last().is_some_and(|&(_, last)| {
+                covered > 0 && {
+                    let rest = names(last).count() - covered;
+                    names(last).skip(rest).eq(names(location))
+                }
+            });
+            if repeats {
+                covered -= 1;
+            } else {
+                covered = names(location).count().saturating_sub(1);
+                shown.push((place, location));
+            }
+        }
+        shown
+    }
+
+    /// Whether what runs there is the runtime's own.
+    pub(crate) fn is_of_runtime(&self, location: u32) -> bool {
+        let line = self.locations[location as usize].lines.first();
+        line.is_some_and(|line| is_of_runtime(&self.functions[line.function as usize].name))
+    }
+}
+
+/// Whether the compiler has made a function, so that one type has another's methods, or so that `go`
+/// and `defer` have something to call: Go's own profiles leave those out.
+fn is_generated_function(function: &Function) -> bool {
+    let (_, last) = function.name.rsplit_once('.').unwrap_or(("", &function.name));
+    let number = last.strip_prefix("gowrap").or_else(|| last.strip_prefix("deferwrap"));
+    let is_number = |it: &str| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit());
+    function.file.ends_with("<autogenerated>") || number.is_some_and(is_number)
+}
+
+pub(crate) fn is_of_runtime(name: &str) -> bool {
+    name.starts_with("runtime.") || name.starts_with("internal/runtime/")
+}

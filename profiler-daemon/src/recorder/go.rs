@@ -1,0 +1,61 @@
+//! What Go runtimes keep, as somebody asks for it.
+
+use std::collections::HashMap;
+
+use tokio::sync::oneshot;
+
+use super::Recorder;
+use crate::{
+    process::{Life, LifeId},
+    reader::protocol::{GoMemory, GoWhat},
+};
+
+/// Who asks for what the Go runtime of a process keeps.
+#[derive(Debug)]
+pub struct GoRequest {
+    /// The process.
+    pub pid: u32,
+    /// What of it.
+    pub what: GoWhat,
+    /// Whoever this user may not look at is not there.
+    pub viewer: Option<u32>,
+    /// Where to send it, or why there is nothing: a sentence.
+    pub reply: oneshot::Sender<Result<GoMemory, String>>,
+}
+
+/// Those that wait for an answer.
+#[derive(Default)]
+pub(super) struct GoRequests {
+    next: u64,
+    waiting: HashMap<u64, (LifeId, GoRequest)>,
+}
+
+impl Recorder {
+    pub(super) fn begin_go(&mut self, request: GoRequest) {
+        let GoRequest { pid, what, viewer, .. } = request;
+        let seen = self.table.lives().find(|life| {
+            life.is_there()
+                && life.process.pid == pid
+                && viewer.is_none_or(|uid| life.process.viewer_uid == uid)
+        });
+        let Some(life) = seen.map(|life| life.id) else {
+            let _ = request.reply.send(Err(format!("there is no process {pid}")));
+            return;
+        };
+        self.go.next += 1;
+        self.go.waiting.insert(self.go.next, (life, request));
+        self.symbolizer.read_go(self.go.next, pid, what);
+    }
+
+    /// Hands out what was read.
+    pub(super) fn follow_go(&mut self) {
+        for read in self.symbolizer.take_go() {
+            let Some((life, request)) = self.go.waiting.remove(&read.tag) else { continue };
+            // Its pid may be another's by now.
+            let is_there = self.table.life(life).is_some_and(Life::is_there);
+            let ended = || Err(format!("process {} has ended", request.pid));
+            // Whoever asked may have gone.
+            let _ = request.reply.send(if is_there { read.found } else { ended() });
+        }
+    }
+}

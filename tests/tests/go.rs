@@ -1,0 +1,246 @@
+//! What the Go runtime keeps, read from outside, beside what the program says of itself.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rprofd_tests::{
+    Profile, TestDir, machine,
+    programs::{Running, source_path},
+    serve::{Daemon, busy, wait_for},
+};
+
+fn able() -> bool {
+    machine::can_profile() && machine::has(&["gcc", "go", "curl"])
+}
+
+/// Toolchains to try, such as `go1.21.13`: those of `RPROFD_TEST_GO`, or the one that is there.
+fn toolchains() -> Vec<String> {
+    let named = env::var("RPROFD_TEST_GO").unwrap_or_else(|_| "local".to_owned());
+    named.split(',').map(str::to_owned).collect()
+}
+
+/// `gomemory.go`, as it runs.
+struct Service {
+    running: Running,
+    address: String,
+    dir: PathBuf,
+}
+
+impl Service {
+    fn start(dir: &TestDir, toolchain: &str, flags: &[&str], goroutines: u32) -> Self {
+        let path = dir.join(format!("gomemory-{toolchain}"));
+        let mut go = Command::new("go");
+        go.args(["build", "-o"]).arg(&path).args(flags).arg(source_path("gomemory.go"));
+        let status = go.env("GOTOOLCHAIN", toolchain).status().expect("go");
+        assert!(status.success(), "{go:?}: {status}");
+        let mut command = Command::new(&path);
+        command.arg(goroutines.to_string()).stdout(Stdio::piped());
+        let mut running = Running::start(&mut command);
+        let mut address = String::new();
+        let out = running.child.stdout.take().expect("a pipe");
+        BufReader::new(out).read_line(&mut address).expect("an address");
+        Self { running, address: address.trim().to_owned(), dir: dir.to_path_buf() }
+    }
+
+    fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// What it says of itself at `/debug/pprof/`.
+    fn own(&self, path: &str) -> PathBuf {
+        let file = self.dir.join("own");
+        let url = format!("http://{}/debug/pprof/{path}", self.address);
+        let curl = Command::new("curl").args(["-sfo"]).arg(&file).arg(&url).status();
+        assert!(curl.expect("curl").success(), "{url}");
+        file
+    }
+
+    /// What rprofd says of it, once there are names: on a busy machine they may come later.
+    fn seen(&self, daemon: &Daemon, path: &str) -> Profile {
+        let begun = Instant::now();
+        loop {
+            let profile = daemon.profile(&format!("/pid/{}/debug/pprof/{path}", self.pid()));
+            let is_named = profile.locations.values().all(|it| !it.lines.is_empty());
+            if is_named || begun.elapsed() > Duration::from_secs(60) {
+                return profile;
+            }
+        }
+    }
+
+    /// The same as text.
+    fn text(&self, daemon: &Daemon, path: &str) -> String {
+        let answer = daemon.get(&format!("/pid/{}/debug/pprof/{path}", self.pid()));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    }
+}
+
+/// Values by functions, the size of objects with them; without what asking is.
+fn by_stack(profile: &Profile) -> BTreeMap<String, Vec<i64>> {
+    let mut stacks: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for sample in &profile.samples {
+        let frames = profile.frames(sample);
+        if frames.is_empty() || frames.iter().any(|it| it.starts_with("net/http.(*conn")) {
+            continue;
+        }
+        let bytes = sample.labels.get("bytes").map_or("", String::as_str);
+        let key = format!("{bytes} {}", frames.join(" < "));
+        let sums = stacks.entry(key).or_insert_with(|| vec![0; sample.values.len()]);
+        for (sum, value) in sums.iter_mut().zip(&sample.values) {
+            *sum += value;
+        }
+    }
+    stacks
+}
+
+/// Says where two differ.
+fn assert_same(seen: &Profile, own: &Profile, what: &str) {
+    assert_eq!(seen.sample_types, own.sample_types, "{what}");
+    assert_eq!((seen.period, &seen.period_type), (own.period, &own.period_type), "{what}");
+    let (seen, own) = (by_stack(seen), by_stack(own));
+    assert!(own.len() > 1, "{what}: {own:?}");
+    for (stack, values) in &own {
+        assert_eq!(seen.get(stack), Some(values), "{what}: {stack}\n{seen:#?}");
+    }
+    for (stack, values) in &seen {
+        assert!(own.contains_key(stack), "{what}: not in its own: {values:?} {stack}\n{own:#?}");
+    }
+}
+
+fn started(name: &str) -> (TestDir, Daemon) {
+    let dir = TestDir::new(name);
+    let daemon = Daemon::start(&dir, &[]);
+    (dir, daemon)
+}
+
+#[test]
+fn a_program_says_the_same_of_itself() {
+    if !able() {
+        return;
+    }
+    let (dir, daemon) = started("go-same");
+    for toolchain in toolchains() {
+        let service = Service::start(&dir, &toolchain, &[], 7);
+        wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", service.pid())));
+        // So that it has measured its ticks.
+        service.own("block");
+        for kind in ["heap", "allocs", "goroutine", "mutex", "block"] {
+            let seen = service.seen(&daemon, kind);
+            let own = Profile::read(&service.own(kind));
+            assert_same(&seen, &own, &format!("{toolchain} {kind}"));
+            assert!(
+                seen.comments.iter().any(|it| it.starts_with("go=go1.")),
+                "{:?}",
+                seen.comments
+            );
+        }
+    }
+}
+
+#[test]
+fn goroutines_are_told_as_go_tells_them() {
+    if !able() {
+        return;
+    }
+    let (dir, daemon) = started("go-texts");
+    for toolchain in toolchains() {
+        let service = Service::start(&dir, &toolchain, &[], 7);
+        wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", service.pid())));
+        service.seen(&daemon, "goroutine");
+        let each = service.text(&daemon, "goroutine?debug=2");
+        let own = std::fs::read_to_string(service.own("goroutine?debug=2")).expect("a text");
+        let (each, own) = (paragraphs(&each), paragraphs(&own));
+        let asks = |it: &str| it.contains("net/http.(*conn");
+        for (head, calls) in own.iter().filter(|(_, calls)| !asks(calls)) {
+            assert_eq!(each.get(head), Some(calls), "{toolchain}: {head}\n{each:#?}");
+        }
+        assert!(each.len() > 12, "{each:#?}");
+        let groups = service.text(&daemon, "goroutine?debug=1");
+        assert!(groups.starts_with("goroutine profile: total "), "{groups}");
+        assert!(groups.contains("\n7 @ 0x") && groups.contains("\tmain.receive+0x"), "{groups}");
+        let heap = service.text(&daemon, "heap?debug=1&gc=1");
+        assert!(heap.starts_with("heap profile: ") && heap.contains("@ heap/8192\n"), "{heap}");
+        assert!(
+            heap.contains("# runtime.MemStats\n") && heap.contains("none was forced"),
+            "{heap}"
+        );
+        // Texts are profiles, too.
+        let own = Profile::read(&service.own("heap?debug=1"));
+        let path = dir.join("text");
+        std::fs::write(&path, heap).expect("write");
+        let text = Profile::read(&path);
+        for kind in ["inuse_space", "alloc_objects"] {
+            assert_eq!(text.total(kind), own.total(kind), "{toolchain}");
+        }
+        let mutex = service.text(&daemon, "mutex?debug=1");
+        assert!(mutex.starts_with("--- mutex:\ncycles/second="), "{mutex}");
+    }
+}
+
+/// What is said of each goroutine: its first line, and its functions and lines without arguments.
+fn paragraphs(text: &str) -> BTreeMap<String, String> {
+    let of = |paragraph: &str| {
+        let (head, calls) = paragraph.split_once('\n')?;
+        let calls = calls.lines().map(|line| match line.rsplit_once('(') {
+            Some((name, _)) if !line.starts_with('\t') => name,
+            _ => line,
+        });
+        Some((head.to_owned(), calls.collect::<Vec<_>>().join("\n")))
+    };
+    text.split("\n\n").filter_map(of).collect()
+}
+
+#[test]
+fn a_hundred_thousand_goroutines() {
+    if !able() {
+        return;
+    }
+    let (dir, daemon) = started("go-many");
+    let service = Service::start(&dir, "local", &[], 100_000);
+    wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", service.pid())));
+    // Once for the names.
+    service.seen(&daemon, "goroutine");
+    let begun = Instant::now();
+    let groups = service.text(&daemon, "goroutine?debug=1");
+    let took = begun.elapsed();
+    eprintln!("100,000 goroutines took {} ms", took.as_millis());
+    assert!(groups.contains("\n100000 @ 0x"), "{groups}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let each = service.text(&daemon, "goroutine?debug=2");
+    assert!(each.matches("\ngoroutine ").count() >= 100_000);
+}
+
+#[test]
+fn what_cannot_be_read_is_said() {
+    if !able() {
+        return;
+    }
+    let (dir, daemon) = started("go-refused");
+    let answer = |pid: u32, kind: &str| {
+        wait_for(200, || daemon.get(&format!("/pid/{pid}/debug/pprof/")));
+        let answer = daemon.get(&format!("/pid/{pid}/debug/pprof/{kind}"));
+        (answer.status, answer.text())
+    };
+    let other = busy(0, &dir, "no-go");
+    let (status, text) = answer(other.pid(), "heap");
+    assert!(status == 501 && text.contains("is not a Go program"), "{status} {text}");
+    let threads = daemon.profile(&format!("/pid/{}/debug/pprof/goroutine", other.pid()));
+    assert_eq!(threads.sample_types, ["threads/count"]);
+    let stripped = Service::start(&dir, "local", &["-ldflags=-s -w"], 1);
+    let (status, text) = answer(stripped.pid(), "allocs");
+    assert!(status == 501 && text.contains("no symbol table"), "{status} {text}");
+    let work = rprofd_tests::Program::build("work.go").start(&["100"]);
+    let (status, text) = answer(work.pid(), "heap");
+    assert!(status == 501 && text.contains("MemProfileRate is 0"), "{status} {text}");
+    let of_all = daemon.get("/debug/pprof/heap");
+    assert!(of_all.status == 400 && of_all.text().contains("?pid="), "{}", of_all.text());
+    let pie = Service::start(&dir, "local", &["-buildmode=pie"], 3);
+    wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", pie.pid())));
+    assert_same(&pie.seen(&daemon, "heap"), &Profile::read(&pie.own("heap")), "pie");
+}
