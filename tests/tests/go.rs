@@ -81,11 +81,15 @@ impl Service {
     }
 }
 
-/// Values by functions, the size of objects with them; without what asking is.
+/// Values by functions, the size of objects with them; without what asking is, and what has not been
+/// published yet, of which asking makes more.
 fn by_stack(profile: &Profile) -> BTreeMap<String, Vec<i64>> {
     let mut stacks: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for sample in &profile.samples {
         let frames = profile.frames(sample);
+        if sample.values.iter().all(|it| *it == 0) {
+            continue;
+        }
         if frames.is_empty() || frames.iter().any(|it| it.starts_with("net/http.(*conn")) {
             continue;
         }
