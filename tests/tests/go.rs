@@ -81,6 +81,11 @@ impl Service {
     }
 }
 
+/// Whether a function is at work when the program is asked.
+fn answers(function: &str) -> bool {
+    ["net/http.(*conn", "net/http.(*Server).Serve"].iter().any(|it| function.starts_with(it))
+}
+
 /// Values by functions, the size of objects with them; without what asking is, and what has not been
 /// published yet, of which asking makes more.
 fn by_stack(profile: &Profile) -> BTreeMap<String, Vec<i64>> {
@@ -90,7 +95,7 @@ fn by_stack(profile: &Profile) -> BTreeMap<String, Vec<i64>> {
         if sample.values.iter().all(|it| *it == 0) {
             continue;
         }
-        if frames.is_empty() || frames.iter().any(|it| it.starts_with("net/http.(*conn")) {
+        if frames.is_empty() || frames.iter().any(|it| answers(it)) {
             continue;
         }
         let bytes = sample.labels.get("bytes").map_or("", String::as_str);
@@ -108,7 +113,7 @@ fn assert_same(seen: &Profile, own: &Profile, what: &str) {
     assert_eq!(seen.sample_types, own.sample_types, "{what}");
     assert_eq!((seen.period, &seen.period_type), (own.period, &own.period_type), "{what}");
     let (seen, own) = (by_stack(seen), by_stack(own));
-    assert!(own.len() > 1, "{what}: {own:?}");
+    assert!(!own.is_empty(), "{what}");
     for (stack, values) in &own {
         assert_eq!(seen.get(stack), Some(values), "{what}: {stack}\n{seen:#?}");
     }
@@ -160,8 +165,7 @@ fn goroutines_are_told_as_go_tells_them() {
         let each = service.text(&daemon, "goroutine?debug=2");
         let own = std::fs::read_to_string(service.own("goroutine?debug=2")).expect("a text");
         let (each, own) = (paragraphs(&each), paragraphs(&own));
-        let asks = |it: &str| it.contains("net/http.(*conn");
-        for (head, calls) in own.iter().filter(|(_, calls)| !asks(calls)) {
+        for (head, calls) in own.iter().filter(|(_, calls)| !calls.lines().any(answers)) {
             assert_eq!(each.get(head), Some(calls), "{toolchain}: {head}\n{each:#?}");
         }
         assert!(each.len() > 12, "{each:#?}");
