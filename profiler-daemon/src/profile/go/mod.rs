@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Kind, Outcomes, Profile, Sample};
+use super::{Kind, Outcomes, Profile, Sample, Spent};
 use crate::reader::protocol::{GoBucket, GoMemory};
 use frames::Frames;
 
@@ -120,6 +120,7 @@ impl GoTaken {
             stacks,
             samples,
             outcomes: Outcomes::default(),
+            spent: Spent::default(),
             comments: [self.comments.clone(), self.facts()].concat(),
         }
     }
