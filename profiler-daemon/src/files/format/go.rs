@@ -78,6 +78,7 @@ impl Text<'_> {
             self.stack(&mut text, &self.logical(it.stack), false);
         }
         text.push_str("\n# runtime.MemStats\n");
+        // Both are counted up at the end of each collection (`gcMarkTermination`, `mgc.go`).
         let _ = writeln!(text, "# NumGC = {}", memory.cycle);
         self.comments(&mut text);
         text
