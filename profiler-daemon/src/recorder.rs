@@ -323,14 +323,15 @@ impl Recorder {
         if self.collections.rate() != self.settings.hertz {
             self.sampler.set_rate(self.collections.rate())?;
         }
+        // Before anybody is told that it begins: a thread may end at once.
+        if let Err(error) = self.begin_times() {
+            tracing::warn!("how threads spend their time is not told: {error}");
+        }
         self.collections.begin();
         self.sampler.enable()?;
         self.latencies.begin();
         tracing::info!("sampling {} CPUs at {} Hz", self.sampler.cpus(), self.collections.rate());
         self.control.tell(News::Started);
-        if let Err(error) = self.begin_times() {
-            tracing::warn!("how threads spend their time is not told: {error}");
-        }
         loop {
             let much_waits = self.wait()?;
             self.take_orders()?;

@@ -72,8 +72,7 @@ fn leave(
     // SAFETY: the helper has no arguments; its result is the current task.
     let task_btf = unsafe { bpf_get_current_task_btf() };
     let task = Task(task_btf.cast_const().cast());
-    let thread =
-        THREADS.get_ptr_mut(tid).or_else(|| first_seen(task, tid, config, control, now_ns))?;
+    let thread = THREADS.get_ptr_mut(tid).or_else(|| first_seen(task, tid, config, control))?;
     // SAFETY: the value stays while the program runs. Others change single words of it at most.
     let thread = unsafe { &mut *thread };
     if thread.sample.pid != pid {
@@ -154,13 +153,7 @@ fn leave(
 
 /// Begins to keep something of a thread, if it is to be profiled.
 #[inline(always)]
-fn first_seen(
-    task: Task,
-    tid: u32,
-    config: &Config,
-    control: &Control,
-    now_ns: u64,
-) -> Option<*mut Thread> {
+fn first_seen(task: Task, tid: u32, config: &Config, control: &Control) -> Option<*mut Thread> {
     let flags = task.flags(config)?;
     if !flags.user_code {
         return None;
@@ -173,10 +166,9 @@ fn first_seen(
     sample.pid = task.tgid(config)?;
     sample.start_ns = task.process_start_ns(config)?;
     sample.exec_id = task.exec_id(config)?;
-    // It ran until now, as far as is known: not for longer than it ever did.
-    let (ran_ns, _) = task.times_ns(config)?;
-    let earliest_ns = task.start_ns(config)?.max(control.followed_ns);
-    thread.since_ns = earliest_ns.max(now_ns.saturating_sub(ran_ns));
+    // It ran until now, as far as is known. (What the scheduler counts it to have run leaves out what
+    // a hypervisor took.)
+    thread.since_ns = task.start_ns(config)?.max(control.followed_ns);
     let Sample { pid, start_ns, exec_id, .. } = thread.sample;
     if !is_wanted(config, pid, start_ns, exec_id) {
         return None;
