@@ -342,7 +342,7 @@ impl Recorder {
             if much_waits || self.more_waits {
                 self.drain();
             }
-            if self.fetched.elapsed() >= FETCH || self.stopping {
+            if self.fetched.elapsed() >= FETCH || self.copies.has_more() || self.stopping {
                 self.fetch()?;
             }
             if let Some(window) = self.settings.window
@@ -371,7 +371,7 @@ impl Recorder {
     /// Waits until there is something to do. Returns whether the kernel side has said that much
     /// waits for us.
     fn wait(&mut self) -> Result<bool, RecordError> {
-        let timeout = if self.more_waits {
+        let timeout = if self.more_waits || self.copies.has_more() {
             Duration::ZERO
         } else if self.stopping {
             Duration::from_millis(5)
@@ -452,7 +452,7 @@ impl Recorder {
         self.stopping = true;
         self.attribute(u64::MAX)?;
         let begin = Instant::now();
-        while !self.copies.is_empty() && begin.elapsed() < LAST_TABLES {
+        while self.copies.has_more() || !self.copies.is_empty() && begin.elapsed() < LAST_TABLES {
             self.serve_reader()?;
             self.attribute(u64::MAX)?;
             self.wait()?;

@@ -1,7 +1,11 @@
 //! Samples whose stacks were copied: walked here, when the unwind tables that the kernel side lacked
 //! have come.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use profiler_ebpf::{
     record::{Kind, MAX_USER_FRAMES, Sample, StackHeader, Wait},
@@ -9,13 +13,20 @@ use profiler_ebpf::{
 };
 
 use super::{RecordError, Recorder, clock, collection::CollectionId, mappings::bias};
-use crate::{kernel::StackCopy, process::ImageRef, reader::protocol::FileKey};
+use crate::{
+    kernel::StackCopy,
+    process::{ImageRef, Mappings},
+    reader::protocol::FileKey,
+};
 
 /// How long a sample waits for tables.
 const PATIENCE_NS: u64 = 2_000_000_000;
 
 /// What copies that wait may take in memory, in bytes.
 const MAX_BYTES: usize = 32 << 20;
+
+/// How long copies are walked at a time: the kernel side's records do not wait for longer.
+const AT_A_TIME: Duration = Duration::from_millis(50);
 
 /// A sample that waits.
 struct Copied {
@@ -41,6 +52,8 @@ pub(crate) fn return_address(pc: u64, walk: &Walk) -> u64 {
 pub(super) struct Copies {
     waiting: Vec<Copied>,
     bytes: usize,
+    /// Whether some need not wait any longer, and were too many for one time.
+    more: bool,
     /// IDs of stacks of waits that wait.
     of_waits: HashSet<u64>,
     /// How the walks of such stacks ended, until their waits are over.
@@ -54,10 +67,19 @@ impl Copies {
         self.waiting.is_empty()
     }
 
+    /// Whether some can be walked by now.
+    pub(super) const fn has_more(&self) -> bool {
+        self.more
+    }
+
     /// These alone wait.
     fn keep(&mut self, waiting: Vec<Copied>) {
-        self.bytes = waiting.iter().map(|copied| copied.copy.size_bytes()).sum();
         self.waiting = waiting;
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.bytes = self.waiting.iter().map(|copied| copied.copy.size_bytes()).sum();
     }
 
     /// A stack of a wait has come.
@@ -105,6 +127,16 @@ pub(super) enum Lacking {
     Table(FileKey),
     /// A mapping, or the file behind it.
     Mapping,
+}
+
+/// A mapping, as a walk needs it.
+struct Place {
+    range: Range<u64>,
+    /// Of its file's table; 0: there is none.
+    slot: u32,
+    bias: u64,
+    /// Whether its code was made by its process.
+    is_generated: bool,
 }
 
 impl Recorder {
@@ -218,14 +250,21 @@ impl Recorder {
         let (ripe, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.copies.waiting).into_iter().partition(is_ripe);
         self.copies.keep(waiting);
+        let mut ripe = VecDeque::from(ripe);
+        let begin = Instant::now();
         let mut stacks = Vec::new();
-        for Copied { sample, copy, .. } in ripe {
+        while begin.elapsed() < AT_A_TIME
+            && let Some(Copied { sample, copy, .. }) = ripe.pop_front()
+        {
             if sample.kind == Kind::WaitCopy as u32 {
                 self.walk_wait(sample, copy);
             } else {
                 stacks.extend(self.attribute_sample(sample, Some(copy))?);
             }
         }
+        self.copies.more = !ripe.is_empty();
+        self.copies.waiting.extend(ripe);
+        self.copies.count();
         Ok(stacks)
     }
 
@@ -253,16 +292,27 @@ impl Recorder {
         time_ns: u64,
         copy: &StackCopy,
     ) -> Result<(Vec<u64>, Outcome), Lacking> {
+        let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
+        let mappings = mappings
+            .filter(|mappings| mappings.current().next().is_some())
+            .ok_or(Lacking::Mapping)?;
         let registers = copy.walk_registers();
         let mut walk = Walk::new(&registers);
         let mut frames = vec![registers.pc];
+        // Deep stacks are mostly of one mapping.
+        let mut place: Option<Place> = None;
         loop {
             let avma = walk.avma();
-            let (rule, is_generated) = match self.rule_at(image, time_ns, avma)? {
-                Some(found) => found,
-                None if walk.is_interrupted() => (Rule::GAP, false),
+            if !place.as_ref().is_some_and(|place| place.range.contains(&avma)) {
+                place = self.place_at(mappings, time_ns, avma)?;
+            }
+            let rule = match &place {
+                Some(Place { slot: 0, .. }) => Rule::GAP,
+                Some(place) => self.sampler.rule(place.slot, avma.wrapping_sub(place.bias)),
+                None if walk.is_interrupted() => Rule::GAP,
                 None => return Ok((frames, Outcome::NoMapping)),
             };
+            let is_generated = place.as_ref().is_some_and(|place| place.is_generated);
             match walk.step(copy, &rule, is_generated) {
                 Step::Caller(_) if frames.len() >= MAX_USER_FRAMES => {
                     return Ok((frames, Outcome::Truncated));
@@ -273,33 +323,29 @@ impl Recorder {
         }
     }
 
-    /// The rule in force at `avma`, and whether its code was made by its process; `None`: no
-    /// mapping covers it.
-    fn rule_at(
+    /// The mapping that covered `avma`, as a walk needs it; `None`: none did.
+    fn place_at(
         &self,
-        image: ImageRef,
+        mappings: &Mappings,
         time_ns: u64,
         avma: u64,
-    ) -> Result<Option<(Rule, bool)>, Lacking> {
-        let mappings = self.table.life(image.life).and_then(|life| life.mappings(image.image));
-        let mappings = mappings.filter(|mappings| mappings.current().next().is_some());
-        let Some(mapping) = mappings.ok_or(Lacking::Mapping)?.find(avma, time_ns) else {
-            return Ok(None);
-        };
+    ) -> Result<Option<Place>, Lacking> {
+        let Some(mapping) = mappings.find(avma, time_ns) else { return Ok(None) };
+        let range = mapping.start..mapping.end;
+        let without_table =
+            |is_generated| Ok(Some(Place { range: range.clone(), slot: 0, bias: 0, is_generated }));
         if !mapping.has_file() {
-            return Ok(Some((Rule::GAP, mapping.path.is_empty())));
+            return without_table(mapping.path.is_empty());
         }
         match self.symbolizer.file(mapping.id) {
             Some(file) if self.tables.is_awaited(&file.key) => Err(Lacking::Table(file.key)),
-            Some(file) => {
-                let slot = self.tables.slot(&file.key);
-                let rule = match slot {
-                    0 => Rule::GAP,
-                    slot => self.sampler.rule(slot, avma.wrapping_sub(bias(mapping, file))),
-                };
-                Ok(Some((rule, false)))
-            }
-            None if self.symbolizer.is_refused(mapping.id) => Ok(Some((Rule::GAP, false))),
+            Some(file) => Ok(Some(Place {
+                slot: self.tables.slot(&file.key),
+                bias: bias(mapping, file),
+                is_generated: false,
+                range,
+            })),
+            None if self.symbolizer.is_refused(mapping.id) => without_table(false),
             None => Err(Lacking::Mapping),
         }
     }
