@@ -2,7 +2,7 @@
 //! have come.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     ops::Range,
     time::{Duration, Instant},
 };
@@ -74,12 +74,17 @@ impl Copies {
 
     /// These alone wait.
     fn keep(&mut self, waiting: Vec<Copied>) {
-        self.waiting = waiting;
-        self.count();
+        self.waiting.clear();
+        self.bytes = 0;
+        self.put_back(waiting);
     }
 
-    fn count(&mut self) {
-        self.bytes = self.waiting.iter().map(|copied| copied.copy.size_bytes()).sum();
+    /// These wait, too.
+    fn put_back(&mut self, waiting: impl IntoIterator<Item = Copied>) {
+        for copied in waiting {
+            self.bytes += copied.copy.size_bytes();
+            self.waiting.push(copied);
+        }
     }
 
     /// A stack of a wait has come.
@@ -250,11 +255,11 @@ impl Recorder {
         let (ripe, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.copies.waiting).into_iter().partition(is_ripe);
         self.copies.keep(waiting);
-        let mut ripe = VecDeque::from(ripe);
+        let mut ripe = ripe.into_iter();
         let begin = Instant::now();
         let mut stacks = Vec::new();
         while begin.elapsed() < AT_A_TIME
-            && let Some(Copied { sample, copy, .. }) = ripe.pop_front()
+            && let Some(Copied { sample, copy, .. }) = ripe.next()
         {
             if sample.kind == Kind::WaitCopy as u32 {
                 self.walk_wait(sample, copy);
@@ -262,9 +267,8 @@ impl Recorder {
                 stacks.extend(self.attribute_sample(sample, Some(copy))?);
             }
         }
-        self.copies.more = !ripe.is_empty();
-        self.copies.waiting.extend(ripe);
-        self.copies.count();
+        self.copies.more = ripe.len() > 0;
+        self.copies.put_back(ripe);
         Ok(stacks)
     }
 
@@ -331,22 +335,23 @@ impl Recorder {
         avma: u64,
     ) -> Result<Option<Place>, Lacking> {
         let Some(mapping) = mappings.find(avma, time_ns) else { return Ok(None) };
-        let range = mapping.start..mapping.end;
-        let without_table =
-            |is_generated| Ok(Some(Place { range: range.clone(), slot: 0, bias: 0, is_generated }));
+        let mut place =
+            Place { range: mapping.start..mapping.end, slot: 0, bias: 0, is_generated: false };
         if !mapping.has_file() {
-            return without_table(mapping.path.is_empty());
+            place.is_generated = mapping.path.is_empty();
+            return Ok(Some(place));
         }
         match self.symbolizer.file(mapping.id) {
-            Some(file) if self.tables.is_awaited(&file.key) => Err(Lacking::Table(file.key)),
-            Some(file) => Ok(Some(Place {
-                slot: self.tables.slot(&file.key),
-                bias: bias(mapping, file),
-                is_generated: false,
-                range,
-            })),
-            None if self.symbolizer.is_refused(mapping.id) => without_table(false),
-            None => Err(Lacking::Mapping),
+            Some(file) if self.tables.is_awaited(&file.key) => {
+                return Err(Lacking::Table(file.key));
+            }
+            Some(file) => {
+                place.slot = self.tables.slot(&file.key);
+                place.bias = bias(mapping, file);
+            }
+            None if self.symbolizer.is_refused(mapping.id) => {}
+            None => return Err(Lacking::Mapping),
         }
+        Ok(Some(place))
     }
 }
