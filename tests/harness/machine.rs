@@ -1,9 +1,12 @@
 //! What a machine must be able to do for a test to mean something.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use rustix::param::clock_ticks_per_second;
 
 /// Whether rprofd can sample here: root, and perf events.
 ///
@@ -31,4 +34,14 @@ pub fn require(present: bool, what: &str) -> bool {
 /// Where in `PATH` a command is, of which a test can do without.
 pub fn find(command: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join(command)).find(|path| path.exists())
+}
+
+/// CPU time since the boot that the hypervisor gave to others while this machine had work, of all
+/// CPUs: `steal` in `/proc/stat`. The kernel accounts it to nobody, but the clock of samples runs
+/// on in it: what ran before and after it is sampled.
+pub fn stolen() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").expect("/proc/stat");
+    let all_cpus = stat.lines().next().expect("a line");
+    let ticks: u64 = all_cpus.split_whitespace().nth(8).expect("steal").parse().expect("a number");
+    Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second()).expect("ticks")
 }

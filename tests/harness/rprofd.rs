@@ -17,7 +17,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Profile, dir::build_dir};
+use crate::{Profile, dir::build_dir, machine::stolen};
 
 /// The longest that anything of rprofd may take in a test.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -32,12 +32,13 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// Builds `rprofd` with the cargo profile `profile`.
+/// Builds `rprofd` with the cargo profile `profile`, and with the features that the other packages
+/// of the workspace need too: else what they share would be compiled twice.
 pub fn build(profile: &str) {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "--locked", "--package", "profiler-daemon", "--bin", "rprofd"])
+        .args(["build", "--quiet", "--locked", "--workspace", "--bin", "rprofd"])
         .args(["--profile", profile]);
     let status = cargo.status().expect("start cargo");
     assert!(status.success(), "{cargo:?}: {status}");
@@ -95,6 +96,7 @@ impl Rprofd {
     /// Starts it.
     pub fn start(mut self) -> Started {
         let begin = Instant::now();
+        let stolen_before = stolen();
         let mut child =
             self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command));
         let stdout = child.stdout.take().map(|mut pipe| {
@@ -105,7 +107,15 @@ impl Rprofd {
             })
         });
         let lines = child.stderr.take().map(read_lines);
-        Started { child, begin, stdout, lines, stderr: String::new(), output: self.output }
+        Started {
+            child,
+            begin,
+            stolen_before,
+            stdout,
+            lines,
+            stderr: String::new(),
+            output: self.output,
+        }
     }
 }
 
@@ -127,6 +137,7 @@ fn read_lines(pipe: ChildStderr) -> Receiver<String> {
 pub struct Started {
     child: Child,
     begin: Instant,
+    stolen_before: Duration,
     stdout: Option<JoinHandle<Vec<u8>>>,
     lines: Option<Receiver<String>>,
     stderr: String,
@@ -193,6 +204,7 @@ impl Started {
         Finished {
             status,
             elapsed: self.begin.elapsed(),
+            stolen: stolen().saturating_sub(self.stolen_before),
             stdout: stdout.join().expect("read standard output"),
             stderr: std::mem::take(&mut self.stderr),
             output: std::mem::take(&mut self.output),
@@ -214,6 +226,8 @@ pub struct Finished {
     pub status: ExitStatus,
     /// From start to end.
     pub elapsed: Duration,
+    /// What was stolen from the machine meanwhile: [`stolen`].
+    pub stolen: Duration,
     /// What it wrote on standard output.
     pub stdout: Vec<u8>,
     /// What it wrote on standard error.

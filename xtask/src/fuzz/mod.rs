@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// `address` finds what `unsafe` code does wrong, at half the speed
     #[arg(long, default_value = "none")]
     sanitizer: String,
+    /// Build the targets, and run nothing
+    #[arg(long)]
+    build: bool,
     /// Make the seeds under `fuzz/seeds/` anew (with gcc), and run nothing
     #[arg(long)]
     make_seeds: bool,
@@ -56,6 +59,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let targets = targets(&folder, &options.targets)?;
     check_tools()?;
     build(&options.sanitizer)?;
+    if options.build {
+        return Ok(());
+    }
     let programs = programs(&folder);
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let jobs = options.jobs.unwrap_or(cpus).clamp(1, targets.len());
