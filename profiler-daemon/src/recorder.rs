@@ -39,7 +39,7 @@ use rustix::event::epoll;
 use crate::{
     kernel::{self, Record, Sampler, SideBand, What, defects::Version},
     process::Table,
-    profile::aggregate::RawStacks,
+    profile::raw_stacks::RawStacks,
     symbolize::Symbolizer,
     unwind::{Tables, cache::Cache},
 };

@@ -125,10 +125,12 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
         skips_names: None,
     };
     let mut watchdog = Watchdog::new();
+    let mut watching = Box::pin(server::watch_go(app.clone()));
     let mut answering = Box::pin(server.run(app, descriptors::for_connections(descriptors)));
     while !daemon.has_ended() {
         tokio::select! {
             () = &mut answering => {}
+            () = &mut watching => {}
             told = daemon.news.recv(), if daemon.recording.is_some() => match told {
                 Some(told) => daemon.take(told),
                 None => daemon.recording_ended()?,

@@ -48,8 +48,8 @@ pub struct Config {
     pub task_ran: u32,
     /// `task_struct.sched_info.run_delay`; 0: the kernel does not count it.
     pub task_delayed: u32,
-    /// Fills the size to a multiple of 8.
-    pub reserved: u32,
+    /// `task_struct.thread.fsbase` on x86_64; 0: there is none.
+    pub task_thread_pointer: u32,
     /// Random start value of stack IDs, so that no program can aim for a collision.
     pub seed: u64,
 }

@@ -17,6 +17,7 @@ use profiler_ebpf::{
 };
 
 use crate::{
+    labels,
     maps::{CONTROL, COUNTERS, RECORDS, SCRATCH, Scratch, config, count, is_wanted, submit_flags},
     registers, stack_copy, stacks,
     task::{Flags, Task},
@@ -117,7 +118,7 @@ fn send(
     if let Some(task) = user_task
         && config.user_stacks != 0
         && (!in_kernel || Task(task.cast_const().cast()).has_user_memory(config))
-        && stacks::user(config, control, sample, task, scratch)
+        && user(config, control, sample, task, scratch)
         && sample.outcome != Outcome::Complete as u32
         && stack_copy::send(control, sample, task, Kind::Copy)
     {
@@ -129,4 +130,18 @@ fn send(
     } else {
         count!(sent);
     }
+}
+
+/// Takes the user stack, and the labels of what it is of; `true`: as [`stacks::user`] has it.
+#[inline(always)]
+fn user(
+    config: &Config,
+    control: &Control,
+    sample: &mut Sample,
+    task: *mut task_struct,
+    scratch: &mut Scratch,
+) -> bool {
+    let lacks_table = stacks::user(config, control, sample, task, scratch);
+    labels::take(config, control, sample, task, scratch);
+    lacks_table
 }

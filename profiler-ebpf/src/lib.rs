@@ -6,6 +6,7 @@
 pub mod arch;
 pub mod config;
 pub mod counters;
+pub mod go;
 pub mod mappings;
 pub mod record;
 pub mod stack_id;

@@ -7,6 +7,7 @@ mod cpu;
 mod end;
 mod exec;
 mod fork;
+mod labels;
 mod maps;
 mod registers;
 mod snapshot;

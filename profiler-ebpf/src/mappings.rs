@@ -1,6 +1,8 @@
 //! The executable mappings of a process, as the kernel side knows them: a run of elements, sorted
 //! by start, of one array.
 
+use crate::go::Labels;
+
 /// Value of the map `PROCESSES`, whose key is the pid: where the process's mappings are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,8 +15,8 @@ pub struct Process {
     pub count: u32,
     /// How many of its stacks were copied since this was published.
     pub copies: u32,
-    /// Fills the size to a multiple of 8.
-    pub reserved: u32,
+    /// Where it has the labels of its goroutines.
+    pub labels: Labels,
 }
 
 /// An executable mapping.

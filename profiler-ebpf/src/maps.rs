@@ -44,7 +44,7 @@ static CONFIG: Config = Config {
     task_comm: 0,
     task_ran: 0,
     task_delayed: 0,
-    reserved: 0,
+    task_thread_pointer: 0,
     seed: 0,
 };
 

@@ -27,6 +27,8 @@ pub enum Kind {
     WaitCopy = 9,
     /// A [`Wait`]: the thread ends. Its times are since it began, at `begin_ns`; it has no stack.
     End = 10,
+    /// A [`StackHeader`] and, in the place of frames, the words of [`crate::go::Label`]s.
+    Labels = 11,
 }
 
 /// What a thread waited for and for how long, and the stack that it belongs to: where it waits, or
@@ -106,6 +108,9 @@ pub const MAX_KERNEL_FRAMES: usize = 127;
 /// IDs of user stacks begin with the seed, exclusive-or this, those of kernel stacks with the seed.
 pub const USER_SEED: u64 = 1;
 
+/// IDs of labels begin with the seed, exclusive-or this.
+pub const LABELS_SEED: u64 = 2;
+
 /// The pid under which all kernel threads are counted.
 pub const KERNEL_PID: u32 = 2;
 
@@ -143,6 +148,8 @@ pub struct Sample {
     pub outcome: u32,
     /// 1: a stack was not sent for want of room, its ID stands for nothing.
     pub stack_lost: u32,
+    /// ID of the labels of the goroutine that ran; 0: none.
+    pub labels: u64,
 }
 
 /// What precedes the frames of a stack: `frames` avmas of 8 bytes, leaf first.
@@ -191,4 +198,4 @@ pub const STACK_HEADER_BYTES: usize = size_of::<StackHeader>();
 /// Bytes of a [`Wait`].
 pub const WAIT_BYTES: usize = size_of::<Wait>();
 
-const _: () = assert!(size_of::<Sample>() == 88 && STACK_HEADER_BYTES == 24 && WAIT_BYTES == 176);
+const _: () = assert!(size_of::<Sample>() == 96 && STACK_HEADER_BYTES == 24 && WAIT_BYTES == 184);

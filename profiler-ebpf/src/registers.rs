@@ -1,11 +1,13 @@
 //! The registers of the interrupted user code, whose names differ by architecture.
 
+#[cfg(bpf_target_arch = "x86_64")]
+use crate::task::Task;
 use aya_ebpf::{
     bindings::{pt_regs, task_struct},
     helpers::generated::bpf_task_pt_regs,
     programs::PerfEventContext,
 };
-use profiler_ebpf::{arch::REGISTERS, unwind::Registers};
+use profiler_ebpf::{arch::REGISTERS, config::Config, unwind::Registers};
 
 /// User registers of `task`, which must run user code, as they were when it last left user mode.
 ///
@@ -20,6 +22,27 @@ pub(crate) fn user(task: *mut task_struct) -> Registers {
     return Registers { pc: regs.rip, sp: regs.rsp, fp: regs.rbp, aux: regs.rbx };
     #[cfg(bpf_target_arch = "aarch64")]
     return Registers { pc: regs.pc, sp: regs.sp, fp: regs.regs[29], aux: regs.regs[30] };
+}
+
+/// Where the goroutine is that `task`, which must be the current one, runs: on x86_64 `g` bytes from
+/// its thread pointer.
+#[inline(always)]
+pub(crate) fn goroutine(config: &Config, task: *mut task_struct, g: i32) -> Option<u64> {
+    #[cfg(bpf_target_arch = "x86_64")]
+    {
+        use aya_ebpf::helpers::bpf_probe_read_user;
+        let thread = Task(task.cast_const().cast()).thread_pointer(config)?;
+        let at = thread.wrapping_add(i64::from(g) as u64);
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_user(at as *const u64) }.ok()
+    }
+    #[cfg(bpf_target_arch = "aarch64")]
+    {
+        let _ = (config, g);
+        // SAFETY: as in `user`.
+        let regs = unsafe { &*(bpf_task_pt_regs(task) as *const pt_regs) };
+        Some(regs.regs[28])
+    }
 }
 
 /// Number and first argument of the system call that `task`, as above, is in; if it came into the

@@ -35,12 +35,19 @@ pub(crate) fn kernel(
         return;
     }
     let frames = (bytes as usize / 8).min(MAX_KERNEL_FRAMES);
-    let mut context = HashContext { id: StackId::new(config.seed), scratch: &raw const *scratch };
+    let id = hash_words(config.seed, frames, scratch);
+    sample.kernel_stack = id.id();
+    sample.kernel_check = id.check();
+    send_stack(control, &id, frames, sample, scratch);
+}
+
+/// Hashes so many words where the frames are.
+#[inline(always)]
+pub(crate) fn hash_words(seed: u64, words: usize, scratch: &Scratch) -> StackId {
+    let mut context = HashContext { id: StackId::new(seed), scratch: &raw const *scratch };
     // SAFETY: `hash` takes what it is given here, which outlives the call.
-    unsafe { bpf_loop(frames as u32, hash as *mut c_void, (&raw mut context).cast(), 0) };
-    sample.kernel_stack = context.id.id();
-    sample.kernel_check = context.id.check();
-    send_stack(control, &context.id, frames, sample, scratch);
+    unsafe { bpf_loop(words as u32, hash as *mut c_void, (&raw mut context).cast(), 0) };
+    context.id
 }
 
 /// What the steps of a hash share.
@@ -50,9 +57,9 @@ struct HashContext {
     scratch: *const Scratch,
 }
 
-/// Hashes one frame of a kernel stack.
+/// Hashes one word.
 unsafe extern "C" fn hash(index: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `kernel` passes a `HashContext`.
+    // SAFETY: `hash_words` passes a `HashContext`.
     let context = unsafe { &mut *context.cast::<HashContext>() };
     // SAFETY: `scratch` is this CPU's element, which `busy` keeps for us.
     let frame = unsafe { (*context.scratch).frames[index as usize & (MAX_USER_FRAMES - 1)] };
@@ -102,22 +109,38 @@ fn send_stack(
     sample: &mut Sample,
     scratch: &mut Scratch,
 ) {
+    if !send(control, Kind::Stack, id, frames, scratch) {
+        sample.stack_lost = 1;
+        count!(stack_lost);
+    }
+}
+
+/// Sends so many words where the frames are, unless they were sent in this epoch already; `false`:
+/// there was no room.
+#[inline(always)]
+pub(crate) fn send(
+    control: &Control,
+    kind: Kind,
+    id: &StackId,
+    words: usize,
+    scratch: &mut Scratch,
+) -> bool {
     let mark = id.id().wrapping_add(u64::from(control.epoch) << 32);
     let slot = (id.id() >> 32) as u32 & (config::SENT - 1);
-    let Some(sent) = SENT.get_ptr_mut(slot) else { return };
+    let Some(sent) = SENT.get_ptr_mut(slot) else { return false };
     // SAFETY: the element is one aligned word; CPUs that race for it send a stack twice.
     if unsafe { core::ptr::read_volatile(sent) } == mark {
-        return;
+        return true;
     }
-    scratch.header.kind = Kind::Stack as u32;
+    scratch.header.kind = kind as u32;
     scratch.header.epoch = control.epoch;
     scratch.header.id = id.id();
     scratch.header.check = id.check();
-    scratch.header.frames = frames as u32;
+    scratch.header.frames = words as u32;
     // The verifier is to see the sum bounded that is passed on, and not another copy of it.
-    let bytes = core::hint::black_box(STACK_HEADER_BYTES + frames * 8);
+    let bytes = core::hint::black_box(STACK_HEADER_BYTES + words * 8);
     if bytes > STACK_HEADER_BYTES + MAX_USER_FRAMES * 8 {
-        return;
+        return false;
     }
     // SAFETY: header and frames lie behind each other, and `bytes` is within them.
     let result = unsafe {
@@ -131,8 +154,6 @@ fn send_stack(
     if result == 0 {
         // SAFETY: as above.
         unsafe { core::ptr::write_volatile(sent, mark) };
-    } else {
-        sample.stack_lost = 1;
-        count!(stack_lost);
     }
+    result == 0
 }

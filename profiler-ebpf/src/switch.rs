@@ -16,7 +16,7 @@ use aya_ebpf::{
 use profiler_ebpf::{
     config::{Config, Control, waits},
     record::{Kind, Sample, Wait},
-    waits::{STATES, State, Thread, is_kept, may_wait_for_futex},
+    waits::{Chain, STATES, State, Thread, is_kept, may_wait_for_futex},
 };
 
 use crate::{
@@ -101,7 +101,10 @@ fn leave(
     thread.weight = 0;
     thread.is_attributed = 0;
     if is_waiting {
-        (thread.system_call, thread.argument) = registers::system_call(task_btf);
+        let (system_call, argument) = registers::system_call(task_btf);
+        let is_same = (system_call, argument) == (thread.system_call, thread.argument);
+        thread.chain.go_on(is_same, now_ns);
+        (thread.system_call, thread.argument) = (system_call, argument);
     }
     // Last: who wakes it, on another CPU, looks at this first.
     // SAFETY: an aligned word of the map's value.
@@ -205,6 +208,9 @@ fn enter(
         if thread.is_attributed == 0 && may_wait_for_futex(thread.system_call) {
             thread.unattributed += 1;
             thread.unattributed_ns += woken_ns.wrapping_sub(begin_ns);
+            thread.chain.add(woken_ns.wrapping_sub(begin_ns), now_ns);
+        } else {
+            thread.chain = Chain::default();
         }
     } else {
         thread.total_ns[thread.state as usize & (STATES - 1)] += length_ns;

@@ -110,6 +110,16 @@ impl Task {
         Task(leader).read(config.task_start_boottime)
     }
 
+    /// Where what is a thread's own begins, of the user code of the current task; x86_64.
+    #[cfg(bpf_target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn thread_pointer(self, config: &Config) -> Option<u64> {
+        if config.task_thread_pointer == 0 {
+            return None;
+        }
+        self.read(config.task_thread_pointer)
+    }
+
     #[inline(always)]
     pub(crate) fn exec_id(self, config: &Config) -> Option<u32> {
         self.read(config.task_self_exec_id)

@@ -10,6 +10,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_loop, bpf_map_lookup_elem},
 };
 use profiler_ebpf::{
+    go::Labels,
     mappings::{Process, Range, Ranges, Search, state},
     record::MAX_USER_FRAMES,
     stack_id::StackId,
@@ -42,6 +43,14 @@ pub(crate) struct UserWalk {
     lacks_table: u32,
     /// Fills the size to a multiple of 8.
     reserved: u32,
+}
+
+impl UserWalk {
+    /// Where the process that was walked has the labels of its goroutines.
+    #[inline(always)]
+    pub(crate) const fn labels(&self) -> Labels {
+        self.process.labels
+    }
 }
 
 /// What a walk found. The frames are in the scratch space.

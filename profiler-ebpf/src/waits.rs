@@ -78,6 +78,47 @@ pub struct Thread {
     pub is_attributed: u32,
     /// How many of its stacks are taken.
     pub pace: Pace,
+    /// Waits that nobody ended, each for the same futex as the next one.
+    pub chain: Chain,
+}
+
+/// Waits for one futex, one right after the other, that nobody ended: the waiter gave each up after a
+/// while, looked, and waited on. Whoever ends the last one held what all of them were for. (A thread
+/// that waits for a monitor of HotSpot's does so.)
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// For how long they were, in nanoseconds.
+    pub length_ns: u64,
+    /// When the last one was over: boot-time clock, in nanoseconds.
+    pub end_ns: u64,
+    /// How many they are.
+    pub count: u32,
+    /// Fills the size to a multiple of 8.
+    pub reserved: u32,
+}
+
+/// The longest time between two waits of a [`Chain`], in nanoseconds.
+const CHAIN_GAP_NS: u64 = 10_000_000;
+
+impl Chain {
+    /// Adds a wait that was over at `end_ns`.
+    #[inline(always)]
+    pub const fn add(&mut self, length_ns: u64, end_ns: u64) {
+        self.length_ns += length_ns;
+        self.end_ns = end_ns;
+        self.count += 1;
+    }
+
+    /// A wait begins; `is_same`: in the system call and for what the last one was. If it is not right
+    /// behind, the chain ends.
+    #[inline(always)]
+    pub const fn go_on(&mut self, is_same: bool, now_ns: u64) {
+        if !is_same || now_ns.wrapping_sub(self.end_ns) > CHAIN_GAP_NS {
+            self.length_ns = 0;
+            self.count = 0;
+        }
+    }
 }
 
 /// One of how many is taken, so that about as many are taken in each period whatever comes.
@@ -162,7 +203,7 @@ pub const fn is_kept(length_ns: u64, rate_ns: u64, random: u32) -> bool {
     length_ns >= rate_ns || (random as u64 * (rate_ns >> 8)) >> 24 < length_ns
 }
 
-const _: () = assert!(size_of::<Thread>() == 184);
+const _: () = assert!(size_of::<Thread>() == 216);
 
 #[cfg(test)]
 mod tests {
@@ -198,6 +239,21 @@ mod tests {
             }
         }
         [taken, sum]
+    }
+
+    #[test]
+    fn waits_that_follow_each_other_are_one() {
+        let mut chain = Chain::default();
+        chain.add(1_000, 5_000);
+        chain.go_on(true, 6_000);
+        chain.add(8_000, 14_000);
+        chain.go_on(true, 14_000 + CHAIN_GAP_NS);
+        assert_eq!((chain.length_ns, chain.count), (9_000, 2));
+        let mut late = chain;
+        late.go_on(true, 14_001 + CHAIN_GAP_NS);
+        assert_eq!((late.length_ns, late.count), (0, 0));
+        chain.go_on(false, 15_000);
+        assert_eq!((chain.length_ns, chain.count), (0, 0));
     }
 
     #[test]

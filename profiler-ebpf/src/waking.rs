@@ -14,7 +14,7 @@ use aya_ebpf::{
 use profiler_ebpf::{
     config::waits,
     record::{Kind, Sample, Wait},
-    waits::{State, may_wait_for_futex, may_wake_by_futex},
+    waits::{Chain, State, may_wait_for_futex, may_wake_by_futex},
 };
 
 use crate::{
@@ -69,6 +69,9 @@ fn wake(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     thread.is_attributed = 1;
+    let Chain { length_ns, count, .. } = thread.chain;
+    thread.unattributed = thread.unattributed.saturating_sub(u64::from(count));
+    thread.unattributed_ns = thread.unattributed_ns.saturating_sub(length_ns);
     // SAFETY: the pointer is to this CPU's element.
     let pace = unsafe { &mut *PACES.get_ptr_mut(0)? };
     let weight = pace.weight(now_ns, control.cpu_pace);
@@ -98,7 +101,7 @@ fn wake(ctx: &RawTracePointContext) -> Option<()> {
             cpu: unsafe { bpf_get_smp_processor_id() },
             ..Sample::default()
         },
-        begin_ns: thread.since_ns,
+        begin_ns: thread.since_ns.saturating_sub(length_ns),
         woken_ns: now_ns,
         weight: one_of,
         state: State::Waiting as u32,

@@ -11,6 +11,7 @@ use std::{
 
 use rprofd_tests::{
     Profile, TestDir, machine,
+    pprof::Sample,
     programs::{Running, source_path},
     serve::{Daemon, busy, wait_for},
 };
@@ -251,4 +252,61 @@ fn what_cannot_be_read_is_said() {
     let pie = Service::start(&dir, "local", &["-buildmode=pie"], 3);
     wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", pie.pid())));
     assert_same(&pie.seen(&daemon, "heap"), &Profile::read(&pie.own("heap")), "pie");
+}
+
+/// What a program says of its own samples by labels, of each that a function is in.
+#[test]
+fn labels_tell_what_a_goroutine_does() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("go-labels");
+    let daemon = Daemon::start(&dir, &[]);
+    for toolchain in toolchains() {
+        for flags in [&[][..], &["-ldflags=-s -w"], &["-buildmode=pie"]] {
+            let path = dir.join(format!("golabels-{toolchain}"));
+            let mut go = Command::new("go");
+            go.args(["build", "-o"]).arg(&path).args(flags).arg(source_path("golabels.go"));
+            let status = go.env("GOTOOLCHAIN", &toolchain).status().expect("go");
+            assert!(status.success(), "{go:?}: {status}");
+            let running = Running::start(&mut Command::new(&path));
+            let profile = labelled(&daemon, running.pid());
+            let what = format!("{toolchain} {flags:?}");
+            for (function, labels) in [
+                ("main.checkout", &[("handler", "checkout"), ("tier", "gold")][..]),
+                ("main.search", &[("handler", "search"), ("go.pid", "1")]),
+                ("main.build", &[("handler", "build"), ("a", "1"), ("h", "8")]),
+                ("main.unlabelled", &[]),
+            ] {
+                let of = |sample: &Sample| profile.has_function(sample, function);
+                let all = profile.total_where("samples", of);
+                let told = profile.total_where("samples", |sample| {
+                    let has = |(key, value): &(&str, &str)| {
+                        sample.labels.get(*key).is_some_and(|it| it == value)
+                    };
+                    of(sample)
+                        && labels.iter().all(has)
+                        && (!labels.is_empty() || !sample.labels.contains_key("handler"))
+                });
+                assert!(all > 20, "{what}: {all} samples of {function}");
+                // A label is set right before a function is called, and taken off right behind.
+                assert!(told * 100 >= all * 99, "{what}: {told} of {all} samples of {function}");
+            }
+            let long = profile.samples.iter().find_map(|it| it.labels.get("long"));
+            assert_eq!(*long.expect("it is there"), format!("{}…", "x".repeat(80)), "{what}");
+        }
+    }
+}
+
+/// A profile of a process, from when its labels are known on.
+fn labelled(daemon: &Daemon, pid: u32) -> Profile {
+    let begun = Instant::now();
+    loop {
+        let path = format!("/pid/{pid}/debug/pprof/profile?seconds=2&hz=499");
+        let profile = daemon.profile(&path);
+        let has_labels = profile.samples.iter().any(|it| it.labels.contains_key("handler"));
+        if has_labels || begun.elapsed() > Duration::from_secs(60) {
+            return profile;
+        }
+    }
 }

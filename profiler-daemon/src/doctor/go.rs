@@ -246,7 +246,8 @@ mod tests {
 
     fn built(version: &str, default_godebug: &str) -> GoBuild {
         let not_known = if version.is_empty() { "it is old".to_owned() } else { String::new() };
-        GoBuild { version: version.into(), not_known, default_godebug: default_godebug.into() }
+        let default_godebug = default_godebug.into();
+        GoBuild { version: version.into(), not_known, default_godebug, ..GoBuild::default() }
     }
 
     fn settings(build: &GoBuild, variables: &[(&str, &str)], limits: Limits) -> Settings {

@@ -149,7 +149,7 @@ impl Findings {
                 if let Some(file) = symbolizer.file(mapping) {
                     self.names.insert(key, Names::of(file));
                     if let Some(build) = &file.go {
-                        self.go.insert(key, build.clone());
+                        self.go.insert(key, (**build).clone());
                     }
                 }
                 if self.asked.insert(key) {

@@ -234,6 +234,7 @@ impl Summary {
             Kind::Goroutine => "What threads do",
             Kind::Threadcreate => "What starts threads",
             Kind::Goroutines => "What goroutines do",
+            Kind::Goroutineleak => "What may wait for ever",
             Kind::Heap => "What is in use",
             Kind::Allocs => "What allocates",
         };

@@ -28,6 +28,9 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
     // Where they are not, nothing is throttled.
     let queue = || Some(offset("se").ok()? + member_of("sched_entity", "cfs_rq").ok()?);
     let delay = || Some(offset("sched_info").ok()? + member_of("sched_info", "run_delay").ok()?);
+    // Of x86_64 alone.
+    let thread_pointer =
+        || Some(offset("thread").ok()? + member_of("thread_struct", "fsbase").ok()?);
     Ok(Config {
         task_flags: offset("flags")?,
         task_tgid: offset("tgid")?,
@@ -47,6 +50,7 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
         task_comm: offset("comm")?,
         task_ran: offset("se")? + member_of("sched_entity", "sum_exec_runtime")?,
         task_delayed: delay().unwrap_or_default(),
+        task_thread_pointer: thread_pointer().unwrap_or_default(),
         ..Config::default()
     })
 }

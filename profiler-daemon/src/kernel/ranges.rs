@@ -32,24 +32,24 @@ impl RangeMap {
         Ok(Self { elements, runs, published: HashMap::new() })
     }
 
-    /// Tells the programs that the process (`pid`, `start_ns`) has these mappings, sorted by start;
-    /// with none, or if there is no room, that nothing is known of it.
+    /// Tells the programs that the process with this pid, `start_ns` and `labels` has these mappings,
+    /// sorted by start; with none, or if there is no room, that nothing is known of it.
     pub(super) fn publish(
         &mut self,
         processes: &mut BpfHashMap<MapData, u32, Process>,
         pid: u32,
-        start_ns: u64,
+        process: Process,
         ranges: &[Range],
     ) {
         let count = u32::try_from(ranges.len()).unwrap_or(u32::MAX);
-        if let Some(&(process, _)) = self.published.get(&pid)
-            && process.start_ns == start_ns
-            && process.count == count
-            && self.differs_in_tables_alone(process.first, ranges)
+        if let Some(&(known, _)) = self.published.get(&pid)
+            && (known.start_ns, known.labels, known.count)
+                == (process.start_ns, process.labels, count)
+            && self.differs_in_tables_alone(known.first, ranges)
         {
             // An `exec` of a program that is always mapped at the same place.
             if processes.get(&pid, 0).is_err() {
-                let _ = processes.insert(pid, process, 0);
+                let _ = processes.insert(pid, known, 0);
             }
             return;
         }
@@ -62,7 +62,7 @@ impl RangeMap {
         for (index, &range) in (first..).zip(ranges) {
             self.elements.set(index, range);
         }
-        let process = Process { start_ns, first, count, ..Process::default() };
+        let process = Process { first, count, ..process };
         if processes.insert(pid, process, 0).is_err() {
             self.runs.give_back(first, size);
             self.forget(processes, pid);

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use profiler_ebpf::{
     config::Control,
     counters::Counters,
-    mappings::Range,
+    go::Labels,
+    mappings::{Process, Range},
     record::{self, STACK_HEADER_BYTES, Sample, StackHeader, Wait},
     stack_id::StackId,
     targets::{Mode, Target},
@@ -58,7 +59,7 @@ pub struct Settings {
 pub enum Record<'a> {
     /// A sample.
     Sample(Sample),
-    /// A stack: its header, and its frames as avmas, leaf first.
+    /// A stack: its header, and its frames as avmas, leaf first; or labels: their words.
     Stack(StackHeader, &'a [u64]),
     /// A sample that lacked an unwind table, and what is needed to walk its stack once more.
     Copy(Sample, Box<StackCopy>),
@@ -280,9 +281,10 @@ impl Sampler {
         let _ = self.object.targets.remove(&pid);
     }
 
-    /// Tells the programs a process's executable mappings, sorted by start.
-    pub fn publish(&mut self, pid: u32, start_ns: u64, ranges: &[Range]) {
-        self.ranges.publish(&mut self.object.processes, pid, start_ns, ranges);
+    /// Tells the programs a process's executable mappings, sorted by start, and where it has labels.
+    pub fn publish(&mut self, pid: u32, start_ns: u64, ranges: &[Range], labels: Labels) {
+        let process = Process { start_ns, labels, ..Process::default() };
+        self.ranges.publish(&mut self.object.processes, pid, process, ranges);
     }
 
     /// Makes a file's unwind table known to the programs: `words` are those of whole blocks. `None`:
@@ -347,7 +349,7 @@ pub(super) fn long(bytes: &[u8], at: usize) -> Option<u64> {
 /// Decodes a record; `frames` is where a stack's frames are put.
 pub(crate) fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Record<'a>> {
     let kind = word(bytes, 0)?;
-    if kind == record::Kind::Stack as u32 {
+    if kind == record::Kind::Stack as u32 || kind == record::Kind::Labels as u32 {
         let header = StackHeader {
             kind,
             epoch: word(bytes, 4)?,
@@ -397,6 +399,7 @@ pub(super) fn sample(bytes: &[u8]) -> Option<Sample> {
         comm: bytes.get(64..80)?.try_into().ok()?,
         outcome: word(bytes, 80)?,
         stack_lost: word(bytes, 84)?,
+        labels: long(bytes, 88)?,
     })
 }
 
@@ -456,7 +459,7 @@ mod tests {
     #[test]
     fn a_short_record_is_none() {
         let mut frames = Vec::new();
-        for length in 0..87 {
+        for length in 0..95 {
             let mut bytes = vec![0; length];
             if let Some(first) = bytes.first_mut() {
                 *first = 1;

@@ -208,11 +208,12 @@ mod tests {
         let bytes: Vec<u8> =
             (0..record::WAIT_BYTES as u32 / 4).flat_map(u32::to_ne_bytes).collect();
         let wait = decode(&bytes).unwrap();
-        assert_eq!((wait.begin_ns as u32, wait.woken_ns as u32), (22, 24));
-        assert_eq!(wait.total_ns.map(|it| it as u32), [26, 28, 30, 32]);
-        assert_eq!((wait.unattributed as u32, wait.unattributed_ns as u32), (34, 36));
-        assert_eq!((wait.rate_ns as u32, wait.weight, wait.state), (38, 40, 41));
-        assert_eq!(wait.system_call, 42);
+        let at = |word: u32| (size_of::<record::Sample>() / 4) as u32 + word;
+        assert_eq!((wait.begin_ns as u32, wait.woken_ns as u32), (at(0), at(2)));
+        assert_eq!(wait.total_ns.map(|it| it as u32), [at(4), at(6), at(8), at(10)]);
+        assert_eq!((wait.unattributed as u32, wait.unattributed_ns as u32), (at(12), at(14)));
+        assert_eq!((wait.rate_ns as u32, wait.weight, wait.state), (at(16), at(18), at(19)));
+        assert_eq!(wait.system_call, at(20));
         for length in 0..record::WAIT_BYTES {
             assert!(decode(&bytes[..length]).is_none(), "{length}");
         }

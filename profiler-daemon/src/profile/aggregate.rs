@@ -11,7 +11,12 @@ use profiler_ebpf::{
     waits::{STATES, State},
 };
 
-use super::{Outcomes, frame::KERNEL_START};
+use super::{
+    Outcomes,
+    frame::KERNEL_START,
+    labels::{self, LabelSets},
+    raw_stacks::RawStacks,
+};
 use crate::process::{ImageRef, LifeId, Mapping, MappingId, Mappings};
 
 /// Where code is.
@@ -55,6 +60,8 @@ pub struct Key {
     pub state: State,
     /// The system call that it waited in, while it did.
     pub system_call: u32,
+    /// Number in [`Aggregate::labels`].
+    pub labels: u32,
 }
 
 /// What was counted.
@@ -88,82 +95,6 @@ impl Weighed {
 /// For how long a thread was in each state, by the state's number, in nanoseconds.
 pub type Totals = [u64; STATES];
 
-/// The stacks that the kernel side has sent, by epoch.
-#[derive(Debug, Default)]
-pub struct RawStacks {
-    /// The current epoch and the one before.
-    epochs: [(u32, HashMap<u64, RawStack>); 2],
-    /// Stacks of whatever epoch whose waits are not over, by epoch and ID, as they were at the last
-    /// two calls of [`Self::pin`].
-    pinned: [HashMap<(u32, u64), RawStack>; 2],
-    bytes: usize,
-    collisions: u64,
-}
-
-#[derive(Clone, Debug)]
-struct RawStack {
-    check: u32,
-    frames: Box<[u64]>,
-}
-
-impl RawStacks {
-    /// Takes a stack.
-    pub fn add(&mut self, header: &record::StackHeader, frames: &[u64]) {
-        if header.epoch > self.epochs[0].0 {
-            self.epochs.swap(0, 1);
-            self.epochs[0] = (header.epoch, HashMap::new());
-            self.bytes = 0;
-        }
-        let Some((_, stacks)) = self.epochs.iter_mut().find(|(epoch, _)| *epoch == header.epoch)
-        else {
-            return;
-        };
-        let stack = RawStack { check: header.check, frames: frames.into() };
-        if let Some(known) = stacks.get(&header.id)
-            && known.check != header.check
-        {
-            self.collisions += 1;
-            return;
-        }
-        self.bytes += size_of_val(frames) + 64;
-        stacks.insert(header.id, stack);
-    }
-
-    fn get(&mut self, epoch: u32, id: u64, check: u32) -> Option<&[u64]> {
-        if self.find(epoch, id)?.check != check {
-            self.collisions += 1;
-            return None;
-        }
-        self.find(epoch, id).map(|stack| &*stack.frames)
-    }
-
-    fn find(&self, epoch: u32, id: u64) -> Option<&RawStack> {
-        let stacks = self.epochs.iter().find(|(known, _)| *known == epoch);
-        let pinned = || self.pinned.iter().find_map(|pinned| pinned.get(&(epoch, id)));
-        stacks.and_then(|(_, stacks)| stacks.get(&id)).or_else(pinned)
-    }
-
-    /// Keeps the stacks of these epochs and IDs beyond their epochs' end, and forgets others that
-    /// were kept and are not asked for any more.
-    pub fn pin(&mut self, stacks: impl Iterator<Item = (u32, u64)>) {
-        let pinned =
-            stacks.filter_map(|(epoch, id)| Some(((epoch, id), self.find(epoch, id)?.clone())));
-        let pinned = pinned.collect();
-        self.pinned.swap(0, 1);
-        self.pinned[0] = pinned;
-    }
-
-    /// Bytes of the current epoch's stacks.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Stacks that shared an ID with another, and were lost.
-    pub fn collisions(&self) -> u64 {
-        self.collisions
-    }
-}
-
 /// A sample's stack as it was resolved before.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Resolved {
@@ -182,6 +113,8 @@ pub struct Aggregate {
     pub stacks: Vec<Box<[u32]>>,
     /// Distinct names of threads.
     pub threads: Vec<Arc<str>>,
+    /// Distinct sets of labels.
+    pub labels: LabelSets,
     /// What was counted of each.
     pub counts: HashMap<Key, Measured>,
     /// The mappings that places are in.
@@ -194,6 +127,8 @@ pub struct Aggregate {
     stack_ids: HashMap<Box<[u32]>, u32>,
     thread_ids: HashMap<[u8; 16], u32>,
     resolved: HashMap<(u32, Resolved), u32>,
+    /// By epoch and ID.
+    resolved_labels: HashMap<(u32, u64), u32>,
     named_to: usize,
 }
 
@@ -221,8 +156,10 @@ impl Aggregate {
             stack
         });
         let thread = self.thread(sample.comm);
+        let labels = self.label_set(sample, raw);
         for &Weighed { state, system_call, measured } in weighed {
-            let key = Key { life: image.life, stack, tid: sample.tid, thread, state, system_call };
+            let (life, tid) = (image.life, sample.tid);
+            let key = Key { life, stack, tid, thread, state, system_call, labels };
             let sum = self.counts.entry(key).or_default();
             sum.count += measured.count;
             sum.time_ns += measured.time_ns;
@@ -249,6 +186,21 @@ impl Aggregate {
                 _ => None,
             }
         })
+    }
+
+    /// The number of a sample's labels; of lost ones it has none.
+    fn label_set(&mut self, sample: &record::Sample, raw: &RawStacks) -> u32 {
+        if sample.labels == 0 {
+            return 0;
+        }
+        let which = (sample.epoch, sample.labels);
+        if let Some(&known) = self.resolved_labels.get(&which) {
+            return known;
+        }
+        let Some(words) = raw.words(sample.epoch, sample.labels) else { return 0 };
+        let set = self.labels.add(labels::decode(words));
+        self.resolved_labels.insert(which, set);
+        set
     }
 
     /// The stack of a sample, and whether all of it was there.
@@ -330,7 +282,7 @@ impl Aggregate {
         let stack = self.stack(stack);
         let thread = self.thread([0; 16]);
         let (state, system_call) = (State::Running, 0);
-        let key = Key { life, stack, tid: 0, thread, state, system_call };
+        let key = Key { life, stack, tid: 0, thread, state, system_call, labels: 0 };
         self.counts.insert(key, Measured::default());
         self.outcomes.entry(life).or_default();
     }
@@ -403,7 +355,8 @@ impl Aggregate {
                     continue;
                 }
                 let thread = self.thread(*comm);
-                let key = Key { life, stack, tid, thread, state, system_call: u32::MAX };
+                let system_call = u32::MAX;
+                let key = Key { life, stack, tid, thread, state, system_call, labels: 0 };
                 let measured = Measured { count: 1.0, time_ns: total_ns as f64 };
                 self.counts.insert(key, measured);
                 self.outcomes.entry(life).or_default();
@@ -483,6 +436,27 @@ mod tests {
     }
 
     #[test]
+    fn samples_are_told_apart_by_labels() {
+        let mut raw = RawStacks::default();
+        raw.add(&header(1, 9, 5, 1), &[0x1004]);
+        let words: Vec<u64> =
+            [1 | 2 << 32, u64::from(b'k'), 0, 0, 0, 0, 0x3131].into_iter().chain([0; 9]).collect();
+        raw.add(&header(1, 77, 1, 16), &words);
+        let mut aggregate = Aggregate::default();
+        for labels in [77, 0, 77, 78] {
+            let sample = record::Sample { labels, ..sample(1, 10) };
+            aggregate.add(&sample, IMAGE, None, &mut raw, &[RAN]);
+        }
+        let of = |set: u32| {
+            let counts = aggregate.counts.iter().filter(|(key, _)| key.labels == set);
+            counts.map(|(_, measured)| measured.count).sum::<f64>()
+        };
+        assert_eq!((of(0), of(1)), (2.0, 2.0), "what did not come is no label");
+        let (key, value) = &aggregate.labels.get(1)[0];
+        assert_eq!((&**key, &**value), ("k", "11"));
+    }
+
+    #[test]
     fn one_stack_means_two_things_when_mappings_change() {
         let mut raw = RawStacks::default();
         raw.add(&header(1, 9, 5, 1), &[0x1004]);
@@ -512,32 +486,6 @@ mod tests {
         aggregate.add(&sample(1, 10), IMAGE, None, &mut raw, &[RAN]);
         assert_eq!((aggregate.stacks_lost, raw.collisions()), (2, 2));
         assert_eq!(aggregate.samples(), 2, "the samples count all the same");
-    }
-
-    #[test]
-    fn the_epoch_before_is_still_there() {
-        let mut raw = RawStacks::default();
-        raw.add(&header(1, 9, 5, 1), &[0x1004]);
-        raw.add(&header(2, 8, 5, 1), &[0x1004]);
-        assert!(raw.get(1, 9, 5).is_some());
-        raw.add(&header(3, 8, 5, 1), &[0x1004]);
-        assert!(raw.get(1, 9, 5).is_none());
-    }
-
-    #[test]
-    fn what_is_pinned_outlives_its_epoch() {
-        let mut raw = RawStacks::default();
-        raw.add(&header(1, 9, 5, 1), &[0x1004]);
-        raw.add(&header(1, 7, 5, 1), &[0x1008]);
-        for epoch in 2..10 {
-            raw.pin([(1, 9)].into_iter());
-            raw.add(&header(epoch, 8, 5, 1), &[0x1004]);
-        }
-        assert!(raw.get(1, 9, 5).is_some() && raw.get(1, 7, 5).is_none());
-        raw.pin([].into_iter());
-        assert!(raw.get(1, 9, 5).is_some(), "its record may be under way");
-        raw.pin([].into_iter());
-        assert!(raw.get(1, 9, 5).is_none());
     }
 
     #[test]

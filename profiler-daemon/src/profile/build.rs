@@ -5,9 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 use profiler_ebpf::waits::State;
 
 use super::{
-    Function, Kind, Line, Location, Mapping, Process, Profile, Sample, Spent, Window,
+    Function, Kind, Labels, Line, Location, Mapping, Process, Profile, Sample, Spent, Window,
     aggregate::{Aggregate, Code, Key, Measured, Place},
-    reason,
+    labels, reason,
 };
 use crate::{
     process::{LifeId, Table},
@@ -49,8 +49,8 @@ impl Builder<'_> {
             .into_iter()
             .map(|(life, mut samples)| {
                 samples.sort_unstable_by_key(|(key, _)| {
-                    let Key { life: _, stack, tid, thread, state, system_call } = *key;
-                    (stack, tid, thread, state as u32, system_call)
+                    let Key { life: _, stack, tid, thread, state, system_call, labels } = *key;
+                    (stack, tid, thread, state as u32, system_call, labels)
                 });
                 self.profile(life, &samples)
             })
@@ -65,6 +65,7 @@ impl Builder<'_> {
         let mut stacks = HashMap::new();
         let period = self.window.period;
         let mut states = HashMap::new();
+        let (mut sets, program) = (HashMap::new(), self.program_labels(life, &process));
         let mut samples: Vec<Sample> = samples
             .iter()
             .map(|(key, measured)| Sample {
@@ -77,6 +78,9 @@ impl Builder<'_> {
                         .entry((key.stack, key.state, key.system_call))
                         .or_insert_with(|| self.state(key)),
                 ),
+                labels: Arc::clone(sets.entry(key.labels).or_insert_with(|| {
+                    labels::joined(self.aggregate.labels.get(key.labels), &program)
+                })),
                 values: self.values(*measured),
                 others: [0; 2],
                 object_bytes: 0,
@@ -103,6 +107,16 @@ impl Builder<'_> {
         }
     }
 
+    /// What its build says of a process's program.
+    fn program_labels(&self, life: LifeId, process: &Process) -> Labels {
+        let Some(life) = self.table.life(life) else { return Labels::default() };
+        let mut files = life.current().filter(|it| it.path == process.exe && it.has_file());
+        let build = files.find_map(|it| self.symbolizer.file(it.id)?.go.as_ref());
+        build.map_or_else(Labels::default, |build| {
+            labels::of_build(&build.module_version, &build.vcs_revision)
+        })
+    }
+
     /// The values of a sample.
     fn values(&self, measured: Measured) -> [i64; 2] {
         let Measured { count, time_ns } = measured;
@@ -113,18 +127,24 @@ impl Builder<'_> {
             // As often as a thread would have been seen by then.
             Kind::Wall => [(time_ns / period).round() as i64, time_ns.round() as i64],
             Kind::Block | Kind::Mutex => [count.round() as i64, time_ns.round() as i64],
-            Kind::Goroutine | Kind::Threadcreate | Kind::Goroutines | Kind::Heap | Kind::Allocs => {
-                [count as i64; 2]
-            }
+            Kind::Goroutine
+            | Kind::Threadcreate
+            | Kind::Goroutines
+            | Kind::Goroutineleak
+            | Kind::Heap
+            | Kind::Allocs => [count as i64; 2],
         }
     }
 
     /// What a thread did, or waited for.
     fn state(&self, key: &Key) -> Arc<str> {
         match self.window.kind {
-            Kind::Cpu | Kind::Threadcreate | Kind::Goroutines | Kind::Heap | Kind::Allocs => {
-                return "".into();
-            }
+            Kind::Cpu
+            | Kind::Threadcreate
+            | Kind::Goroutines
+            | Kind::Goroutineleak
+            | Kind::Heap
+            | Kind::Allocs => return "".into(),
             Kind::Wall | Kind::Block | Kind::Mutex | Kind::Goroutine => {}
         }
         let places = &self.aggregate.stacks[key.stack as usize];

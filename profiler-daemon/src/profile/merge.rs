@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Function, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Spent, Window,
+    Function, Labels, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Spent, Window,
     frame::HOST,
 };
 
@@ -126,6 +126,7 @@ impl Merger {
                 process: processes[sample.process as usize],
                 thread: Arc::clone(&sample.thread),
                 state: Arc::clone(&sample.state),
+                labels: Arc::clone(&sample.labels),
                 ..*sample
             });
         }
@@ -242,8 +243,9 @@ impl Mappings {
     }
 }
 
-/// What a sample is of: stack, process, thread, the thread's name and state, the size of objects.
-type Which = (u32, u32, u32, Arc<str>, Arc<str>, i64);
+/// What a sample is of: stack, process, thread, the thread's name and state, labels, the size of
+/// objects.
+type Which = (u32, u32, u32, Arc<str>, Arc<str>, Labels, i64);
 
 #[derive(Default)]
 struct Samples {
@@ -253,9 +255,10 @@ struct Samples {
 
 impl Samples {
     fn add(&mut self, sample: &Sample) {
-        let Sample { stack, process, tid, thread, state, values, others, object_bytes } = sample;
-        let (thread, state) = (Arc::clone(thread), Arc::clone(state));
-        match self.indices.entry((*stack, *process, *tid, thread, state, *object_bytes)) {
+        let Sample { stack, process, tid, thread, state, labels, values, others, object_bytes } =
+            sample;
+        let (thread, state, labels) = (Arc::clone(thread), Arc::clone(state), Arc::clone(labels));
+        match self.indices.entry((*stack, *process, *tid, thread, state, labels, *object_bytes)) {
             Entry::Occupied(known) => {
                 let known = &mut self.list[*known.get() as usize];
                 let sums = known.values.iter_mut().chain(&mut known.others);

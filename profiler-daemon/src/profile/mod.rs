@@ -6,8 +6,10 @@ pub mod command_line;
 pub mod frame;
 pub mod go;
 mod hidden;
+pub mod labels;
 pub mod merge;
 pub mod pprof;
+pub mod raw_stacks;
 mod reason;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -20,7 +22,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-pub use self::spent::Spent;
+pub use self::{labels::Labels, spent::Spent};
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,6 +42,8 @@ pub enum Kind {
     Threadcreate,
     /// What each goroutine of a Go program does at a moment.
     Goroutines,
+    /// The same of those that may wait for ever.
+    Goroutineleak,
     /// What a Go program has allocated and not given up, and all it has allocated.
     Heap,
     /// The same; what is shown unless asked otherwise is all it has allocated.
@@ -59,6 +63,7 @@ impl Kind {
             Self::Block => "block",
             Self::Mutex => "mutex",
             Self::Goroutine | Self::Goroutines => "goroutine",
+            Self::Goroutineleak => "goroutineleak",
             Self::Threadcreate => "threadcreate",
             Self::Heap => "heap",
             Self::Allocs => "allocs",
@@ -75,6 +80,7 @@ impl Kind {
             Self::Goroutine => &[("threads", "count")],
             Self::Threadcreate => &[("threadcreate", "count")],
             Self::Goroutines => &[("goroutine", "count")],
+            Self::Goroutineleak => &[("goroutineleak", "count")],
             Self::Heap | Self::Allocs => &[
                 ("alloc_objects", "count"),
                 ("alloc_space", "bytes"),
@@ -101,6 +107,7 @@ impl Kind {
             Self::Goroutine => ("threads", "count"),
             Self::Threadcreate => ("threadcreate", "count"),
             Self::Goroutines => ("goroutine", "count"),
+            Self::Goroutineleak => ("goroutineleak", "count"),
             Self::Heap | Self::Allocs => ("space", "bytes"),
         }
     }
@@ -114,6 +121,7 @@ impl Kind {
             | Self::Goroutine
             | Self::Threadcreate
             | Self::Goroutines
+            | Self::Goroutineleak
             | Self::Heap
             | Self::Allocs => "state",
         }
@@ -167,7 +175,7 @@ pub struct Window {
 impl Window {
     /// What can be lost, as [`Window::losses`] and the comments call it. The first is all samples that
     /// should have been taken of a running process and are not there.
-    pub const LOSSES: [&'static str; 11] = [
+    pub const LOSSES: [&'static str; 12] = [
         "samples",
         "samples_missed",
         "samples_ring_full",
@@ -179,6 +187,7 @@ impl Window {
         "forks",
         "waits",
         "threads",
+        "label_sets",
     ];
 }
 
@@ -310,6 +319,8 @@ pub struct Sample {
     pub thread: Arc<str>,
     /// What the thread did, or waited for; empty: it ran.
     pub state: Arc<str>,
+    /// What the program itself says of what it did.
+    pub labels: Labels,
     /// One value per [`Kind::sample_types`]; of a kind that has one, that twice; of allocations how
     /// many and how many bytes.
     pub values: [i64; 2],

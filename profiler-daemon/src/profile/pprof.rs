@@ -120,6 +120,12 @@ pub fn write(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
                 proto::Label { key: tid, num: i64::from(sample.tid), ..Default::default() };
             let bytes_label =
                 proto::Label { key: bytes, num: sample.object_bytes, ..Default::default() };
+            let own = sample.labels.iter().map(|(key, value)| proto::Label {
+                key: strings.index(key),
+                str: strings.index(value),
+                ..Default::default()
+            });
+            let own: Vec<_> = own.collect();
             proto::Sample {
                 location_id: profile.stacks[sample.stack as usize]
                     .iter()
@@ -130,6 +136,7 @@ pub fn write(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
                     .0
                     .iter()
                     .chain([&tid_label, &thread_label, &state_label, &bytes_label])
+                    .chain(&own)
                     // A label without a value is none.
                     .filter(|label| label.str != 0 || label.num != 0)
                     .cloned()

@@ -10,7 +10,9 @@ use proptest::{
     sample::Index,
 };
 
-use super::{Function, Kind, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Spent};
+use super::{
+    Function, Kind, Labels, Line, Location, Mapping, Outcomes, Process, Profile, Sample, Spent,
+};
 
 /// A named mapping with a build ID made of its name.
 pub(crate) fn mapping(start: u64, end: u64, file_offset: u64, file: &str) -> Mapping {
@@ -85,6 +87,7 @@ pub(crate) fn program(pid: u32, comm: &str, base: u64) -> Profile {
         tid: pid,
         thread: comm.into(),
         state: "".into(),
+        labels: Labels::default(),
         values: [count, count * 10_000_000],
         others: [0; 2],
         object_bytes: 0,
@@ -193,6 +196,7 @@ pub(crate) fn any_profile() -> impl Strategy<Value = Profile> {
                     tid,
                     thread,
                     state: "".into(),
+                    labels: Labels::default(),
                     values: [count, count * 10_000_000],
                     others: [0; 2],
                     object_bytes: 0,

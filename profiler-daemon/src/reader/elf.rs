@@ -27,6 +27,7 @@ pub(super) const CLASS_64: u8 = 2;
 pub(super) const LITTLE_ENDIAN: u8 = 1;
 const PT_LOAD: u64 = 1;
 const PT_NOTE: u64 = 4;
+const PT_TLS: u64 = 7;
 const PF_X: u64 = 1;
 const SHT_SYMTAB: u64 = 2;
 const SHT_NOBITS: u64 = 8;
@@ -68,6 +69,8 @@ pub(super) struct Image {
     pub(super) build_id: Vec<u8>,
     /// Go build ID; empty without one.
     pub(super) go_build_id: String,
+    /// What of its variables each thread has, in bytes, rounded up to its alignment; 0: nothing.
+    pub(super) thread_bytes: u64,
     /// What its sections say of debug information; all off if they cannot be read.
     pub(super) debug: DebugSections,
 }
@@ -131,6 +134,10 @@ impl Image {
                     let size = program.file_size.min(note_bytes);
                     note_bytes -= size;
                     image.read_notes(file, &program, size);
+                }
+                PT_TLS => {
+                    let size = program.memory_size.checked_next_multiple_of(program.align.max(1));
+                    image.thread_bytes = size.unwrap_or_default();
                 }
                 _ => {}
             }
@@ -214,6 +221,7 @@ struct ProgramHeader {
     offset: u64,
     address: u64,
     file_size: u64,
+    memory_size: u64,
     align: u64,
 }
 
@@ -287,6 +295,7 @@ impl Header {
                 offset: word(4, 8),
                 address: word(8, 16),
                 file_size: word(16, 32),
+                memory_size: word(20, 40),
                 align: word(28, 48),
             }
         });

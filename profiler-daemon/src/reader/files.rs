@@ -13,7 +13,6 @@ use sha2::{Digest, Sha256};
 
 use super::debug_file::{DebugFile, DebugPlaces, Origin, find};
 use super::elf::{ElfError, Image};
-use super::go_build;
 use super::mounts::Mounts;
 use super::name_table::clean;
 use super::perf_map::{self, HeldMaps, PerfMapError};
@@ -22,6 +21,7 @@ use super::protocol::{
     FileInfo, FileKey, GoBuild, NamePerfMap, Names, NamesFrom, Open, VDSO, reply,
 };
 use super::target_path::{Care, PathError, Root, open_regular, unescape};
+use super::{go, go_build};
 
 /// The most files kept open; each may hold its debug file open, too.
 pub(super) const MAX_OPEN_FILES: usize = 1_024;
@@ -139,10 +139,11 @@ impl OpenFile {
                 io_error,
             })?,
         };
-        let go = image
-            .as_ref()
-            .filter(|image| image.is_go())
-            .map(|image| go_build::read(&file, image.debug.go_build.as_ref()));
+        let go = image.as_ref().filter(|image| image.is_go()).map(|image| {
+            let build = go_build::read(&file, image.debug.go_build.as_ref());
+            let labels = go::labels::of(&file, image, &build.version);
+            Box::new(GoBuild { labels, ..build })
+        });
         let info = FileInfo {
             key,
             build_id,
@@ -152,7 +153,7 @@ impl OpenFile {
                 .size_bytes
                 .saturating_add(debug_file.as_ref().map_or(0, |debug| debug.size_bytes)),
             weight_bytes: weight_bytes(key.size_bytes, image.as_ref(), debug_file.as_ref()),
-            names_from: names_from(image.as_ref(), debug_file.as_ref(), go.as_ref()).into(),
+            names_from: names_from(image.as_ref(), debug_file.as_ref(), go.as_deref()).into(),
             debug_path: debug_file
                 .as_ref()
                 .map(|debug| clean(&debug.path.to_string_lossy(), MAX_PATH_BYTES))

@@ -76,7 +76,10 @@ pub(super) fn parse(section: &[u8]) -> Result<GoBuild, GoBuildError> {
     Ok(GoBuild {
         version: clean_bytes(version, MAX_VERSION_BYTES),
         not_known: String::new(),
-        default_godebug: default_godebug(module),
+        default_godebug: value(module, b"build\tDefaultGODEBUG="),
+        labels: None,
+        module_version: module_version(module),
+        vcs_revision: value(module, b"build\tvcs.revision="),
     })
 }
 
@@ -104,14 +107,27 @@ fn split_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
-/// Picks `DefaultGODEBUG` out of lines `build<TAB>NAME=VALUE`; empty without it.
-fn default_godebug(module: &[u8]) -> String {
+/// What is said of the build, line by line.
+fn lines(module: &[u8]) -> impl Iterator<Item = &[u8]> {
     let end = module.len().saturating_sub(FRAME_BYTES);
-    let lines = module.get(FRAME_BYTES..end).unwrap_or_default().split(|&byte| byte == b'\n');
-    let value = |line: &'_ [u8]| {
-        line.strip_prefix(b"build\tDefaultGODEBUG=").map(|it| clean_bytes(it, MAX_SETTINGS_BYTES))
-    };
-    lines.filter_map(value).next().unwrap_or_default()
+    module.get(FRAME_BYTES..end).unwrap_or_default().split(|&byte| byte == b'\n')
+}
+
+/// What is behind `key`, such as `build<TAB>NAME=`, in the first line with it; empty without it.
+fn value(module: &[u8], key: &[u8]) -> String {
+    let found = lines(module).find_map(|line| line.strip_prefix(key));
+    found.map(|it| clean_bytes(it, MAX_SETTINGS_BYTES)).unwrap_or_default()
+}
+
+/// The version in a line `mod<TAB>PATH<TAB>VERSION…`. One that is built from a directory has none that
+/// tells anything.
+fn module_version(module: &[u8]) -> String {
+    let found = lines(module).find_map(|line| line.strip_prefix(b"mod\t"));
+    let version = found.and_then(|line| line.split(|&byte| byte == b'\t').nth(1));
+    match version.unwrap_or_default() {
+        b"(devel)" => String::new(),
+        version => clean_bytes(version, MAX_SETTINGS_BYTES),
+    }
 }
 
 #[cfg(test)]

@@ -371,8 +371,8 @@ pub struct FileInfo {
     #[prost(string, tag = "8")]
     pub debug_path: String,
     /// Only of Go programs: how it was built.
-    #[prost(message, tag = "9")]
-    pub go: Option<GoBuild>,
+    #[prost(message, optional, boxed, tag = "9")]
+    pub go: Option<Box<GoBuild>>,
 }
 
 /// How a Go program was built.
@@ -388,6 +388,35 @@ pub struct GoBuild {
     /// Settings of `GODEBUG` that the program was built with, `NAME=VALUE` joined by commas.
     #[prost(string, tag = "3")]
     pub default_godebug: String,
+    /// Where the runtime keeps the labels of its goroutines, if that is known.
+    #[prost(message, tag = "4")]
+    pub labels: Option<GoLabels>,
+    /// The version of the program's own module, such as `v1.4.2`; empty where it has none.
+    #[prost(string, tag = "5")]
+    pub module_version: String,
+    /// The revision that the program was built from; empty where that is not known.
+    #[prost(string, tag = "6")]
+    pub vcs_revision: String,
+}
+
+/// Where a Go runtime keeps the labels of its goroutines: [`profiler_ebpf::go::Labels`].
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct GoLabels {
+    /// From the thread pointer to the pointer to what runs (`g`), in bytes; on x86_64.
+    #[prost(sint32, tag = "1")]
+    pub g: i32,
+    /// Offset of `g.m`.
+    #[prost(uint32, tag = "2")]
+    pub m: u32,
+    /// Offset of `m.curg`.
+    #[prost(uint32, tag = "3")]
+    pub curg: u32,
+    /// Offset of `g.labels`.
+    #[prost(uint32, tag = "4")]
+    pub labels: u32,
+    /// They are a map.
+    #[prost(bool, tag = "5")]
+    pub is_map: bool,
 }
 
 /// What names come from.

@@ -6,13 +6,16 @@ use std::{
     time::Instant,
 };
 
-use profiler_ebpf::mappings::{Range, state};
+use profiler_ebpf::{
+    go::{Labels, form},
+    mappings::{Range, state},
+};
 
 use super::{RecordError, Recorder, collection::CollectionId};
 use crate::{
     kernel::{KernelError, Placed, Sampler},
     process::{LifeId, Mapping, MappingId},
-    reader::protocol::{FileInfo, FileKey},
+    reader::protocol::{FileInfo, FileKey, GoBuild},
     symbolize::FileNews,
     unwind::Room,
 };
@@ -31,6 +34,7 @@ impl Recorder {
     pub(super) fn publish(&mut self, id: LifeId) {
         let Some(life) = self.table.life(id).filter(|life| !life.is_withdrawn()) else { return };
         let mut ranges = Vec::new();
+        let mut labels = Labels::default();
         for mapping in life.current() {
             let (start, end) = (mapping.start, mapping.end);
             let mut range = Range { start, end, ..Range::default() };
@@ -39,6 +43,11 @@ impl Recorder {
             } else if let Some(file) = self.symbolizer.file(mapping.id) {
                 range.table = self.tables.slot(&file.key);
                 range.bias = bias(mapping, file);
+                if let Some(build) = &file.go
+                    && labels.form == form::NONE
+                {
+                    labels = labels_of(build);
+                }
                 if self.tables.is_awaited(&file.key) {
                     range.state = state::AWAITED;
                     self.waiting.tables.entry(file.key).or_default().insert(id);
@@ -51,7 +60,7 @@ impl Recorder {
         }
         ranges.sort_unstable_by_key(|range| range.start);
         let pid = life.process.pid;
-        self.sampler.publish(pid, life.start_ns(), &ranges);
+        self.sampler.publish(pid, life.start_ns(), &ranges, labels);
         self.latencies.published(pid);
     }
 
@@ -120,6 +129,19 @@ impl Recorder {
         waiting.files.retain(|_, lives| !lives.is_empty());
         waiting.tables.retain(|_, lives| !lives.is_empty());
         tables.retain(|key| symbolizer.knows(key), Instant::now(), sampler);
+    }
+}
+
+/// Where a Go program has labels, as the reader says.
+fn labels_of(build: &GoBuild) -> Labels {
+    let Some(found) = &build.labels else { return Labels::default() };
+    let offset = |offset: u32| u16::try_from(offset).unwrap_or_default();
+    Labels {
+        g: found.g,
+        m: offset(found.m),
+        curg: offset(found.curg),
+        labels: offset(found.labels),
+        form: if found.is_map { form::MAP } else { form::SLICE },
     }
 }
 

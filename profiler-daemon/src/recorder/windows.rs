@@ -165,6 +165,7 @@ impl Recorder {
             losses.counters.fork_lost,
             losses.counters.waits_lost,
             losses.counters.threads_lost,
+            collection.aggregate.labels.left_out,
         ];
         let named = Window::LOSSES.into_iter().zip(counts);
         let losses: Vec<_> =

@@ -128,7 +128,8 @@ async fn machine_index(
 ) -> Result<Response, Refused> {
     let processes = list(&app, peer).await?;
     let seen = app.with_recent(index::seen);
-    Ok(index::of_machine(&processes, &seen, &values).into_response())
+    let go = app.with_go(|watch| watch.programs(&processes));
+    Ok(index::of_machine(&processes, &seen, &go, &values).into_response())
 }
 
 async fn scope_index(
@@ -139,7 +140,8 @@ async fn scope_index(
     let (scope, _) = scope_of(request.uri().path())?;
     let processes = there(&app, peer, &scope).await?;
     let seen = app.with_recent(index::seen);
-    Ok(index::of_scope(&scope, &processes, &seen).into_response())
+    let go = app.with_go(|watch| watch.programs(&processes));
+    Ok(index::of_scope(&scope, &processes, &seen, &go).into_response())
 }
 
 async fn of_machine(
@@ -269,8 +271,12 @@ async fn answer(
                 }
             }
         }
-        "heap" | "allocs" => {
-            let of_go = if kind == "heap" { Kind::Heap } else { Kind::Allocs };
+        "heap" | "allocs" | "goroutineleak" => {
+            let of_go = match kind {
+                "heap" => Kind::Heap,
+                "allocs" => Kind::Allocs,
+                _ => Kind::Goroutineleak,
+            };
             match go::answer(app, peer, &scope, of_go, values).await? {
                 go::Found::Answer(answer) => Ok(answer),
                 go::Found::Nothing(why) => {
@@ -286,7 +292,7 @@ async fn answer(
             StatusCode::NOT_IMPLEMENTED,
             format!(
                 "this version does not record {kind}; there are profile, wall, block, mutex, \
-                 goroutine, threadcreate, and of Go programs heap and allocs"
+                 goroutine, threadcreate, and of Go programs heap, allocs and goroutineleak"
             ),
         )),
         _ => Err(Refused::not_found("Unknown profile")),
@@ -400,6 +406,7 @@ fn disposition(kind: Kind) -> HeaderValue {
         Kind::Block => "attachment; filename=\"block\"",
         Kind::Mutex => "attachment; filename=\"mutex\"",
         Kind::Goroutine | Kind::Goroutines => "attachment; filename=\"goroutine\"",
+        Kind::Goroutineleak => "attachment; filename=\"goroutineleak\"",
         Kind::Heap => "attachment; filename=\"heap\"",
         Kind::Allocs => "attachment; filename=\"allocs\"",
         Kind::Threadcreate => "attachment; filename=\"threadcreate\"",

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     App,
     endpoints::{file, most_hertz, record, text, there},
+    go_watch,
     peer::Peer,
     query::Query,
     refused::Refused,
@@ -55,7 +56,8 @@ pub(super) async fn answer(
 ) -> Result<Found, Refused> {
     let query = Query::parse(values, app.settings.default_hertz, most_hertz(app, peer));
     let query = query.map_err(Refused::bad)?;
-    let is_of_memory = matches!(kind, Kind::Heap | Kind::Allocs);
+    // Of what is no Go program there is nothing like it.
+    let is_of_memory = matches!(kind, Kind::Heap | Kind::Allocs | Kind::Goroutineleak);
     if query.ago.is_some() || query.waiters {
         let why = format!("{} is read of now: leave from and side out", kind.name());
         return if is_of_memory { Err(Refused::bad(why)) } else { Ok(Found::Nothing(None)) };
@@ -87,7 +89,7 @@ pub(super) async fn answer(
     }
     let mut duration = Duration::ZERO;
     let asks_for_seconds = values.get("seconds").is_some_and(|it| it != "0" && !it.is_empty());
-    if asks_for_seconds && kind != Kind::Goroutines {
+    if asks_for_seconds && what != GoWhat::Goroutines {
         duration = query.duration;
         tokio::time::sleep(duration).await;
         let now = read(app, peer, pid, what).await?.map_err(Refused::unavailable)?;
@@ -97,8 +99,14 @@ pub(super) async fn answer(
         }
         since(&mut memory, &before);
     }
+    if kind == Kind::Goroutineleak {
+        memory = app.with_go(|watch| watch.suspected(process, memory));
+    }
     let time = SystemTime::now();
-    let (named, comments) = named(app, peer, pid, &query, &memory).await?;
+    let (named, mut comments) = named(app, peer, pid, &memory).await?;
+    if kind == Kind::Goroutineleak {
+        comments.push(go_watch::HEURISTIC.to_owned());
+    }
     let _render = app.permits.render().await;
     let taken = GoTaken { kind, memory, named, time, duration, comments };
     let debug = query.debug;
@@ -119,7 +127,7 @@ pub(super) async fn answer(
 }
 
 /// What is in the memory of a process now, or why it cannot be read.
-async fn read(
+pub(super) async fn read(
     app: &App,
     peer: Peer,
     pid: u32,
@@ -132,11 +140,10 @@ async fn read(
 }
 
 /// The names of all addresses, and comments of the whole.
-async fn named(
+pub(super) async fn named(
     app: &App,
     peer: Peer,
     pid: u32,
-    query: &Query,
     memory: &GoMemory,
 ) -> Result<(Profile, Vec<String>), Refused> {
     // None would ask for a recording.
@@ -144,7 +151,7 @@ async fn named(
     if addresses.is_empty() {
         addresses.push(0);
     }
-    let query = Query { duration: Duration::ZERO, ..query.clone() };
+    let query = Query::of_addresses(app.settings.default_hertz);
     let mut namings = 0;
     loop {
         namings += 1;

@@ -12,14 +12,14 @@ use axum::{
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::recent::Recent;
+use super::{go_watch::GoProgram, recent::Recent};
 use crate::{
     profile::{Kind, Process, Profile},
     recorder::Scope,
 };
 
 /// What can be asked for, and what it is.
-const KINDS: [(&str, &str); 10] = [
+const KINDS: [(&str, &str); 11] = [
     (
         "profile",
         "CPU profile. You can specify the duration in the seconds GET parameter. After you get \
@@ -47,6 +47,10 @@ const KINDS: [(&str, &str); 10] = [
     ),
     ("heap", "Of a Go program: where what is in use was allocated."),
     ("allocs", "Of a Go program: where all was allocated since it began."),
+    (
+        "goroutineleak",
+        "Of a Go program: goroutines that may wait for ever. Suspected: the runtime is not asked.",
+    ),
     ("threadcreate", "Stack traces that led to the creation of new threads."),
     ("cmdline", "The command line of the program."),
     ("symbol", "Names of program counters, which come in the query or in the body of a POST."),
@@ -132,6 +136,7 @@ impl Column {
 pub(super) fn of_machine(
     processes: &[Arc<Process>],
     seen: &AllSeen,
+    go: &[GoProgram],
     values: &HashMap<String, String>,
 ) -> Response {
     let column = Column::of(values.get("sort"));
@@ -154,6 +159,7 @@ pub(super) fn of_machine(
         &html! {
             p { "The whole machine." }
             (kinds(samples(seen, processes)))
+            (suspects(go))
             h2 { "Processes" }
             form {
                 input type="hidden" name="sort" value=(column.name());
@@ -186,7 +192,12 @@ pub(super) fn of_machine(
 }
 
 /// The index of a process, or of those of one name.
-pub(super) fn of_scope(scope: &Scope, there: &[Arc<Process>], seen: &AllSeen) -> Response {
+pub(super) fn of_scope(
+    scope: &Scope,
+    there: &[Arc<Process>],
+    seen: &AllSeen,
+    go: &[GoProgram],
+) -> Response {
     let mut processes: Vec<_> = there.iter().collect();
     processes.sort_by_key(|process| Reverse(process.pid));
     let title = match scope {
@@ -205,9 +216,40 @@ pub(super) fn of_scope(scope: &Scope, there: &[Arc<Process>], seen: &AllSeen) ->
                 }
             }
             (kinds(samples(seen, there)))
+            (suspects(go))
             p { a href="/debug/pprof/" { "all processes" } }
         },
     )
+}
+
+/// Groups of goroutines that only grow.
+fn suspects(programs: &[GoProgram]) -> Markup {
+    let all = || programs.iter().flat_map(|it| it.suspects.iter().map(move |group| (it, group)));
+    html! {
+        @if all().next().is_some() {
+            h2 { "Suspected goroutine leaks" }
+            table.leaks {
+                tr {
+                    th.number { "goroutines" } th.number { "per minute" }
+                    th { "process" } th { "where they wait" }
+                }
+                @for (program, group) in all() {
+                    tr {
+                        td.number { (group.count) }
+                        td.number { (format!("+{:.0}", group.per_minute)) }
+                        td {
+                            a href={ "/pid/" (program.process.pid) "/debug/pprof/goroutine?debug=1" } {
+                                (name(&program.process)) " (" (program.process.pid) ")"
+                            }
+                        }
+                        td title=(group.stack.join("\n")) {
+                            (group.state) " in " code { (group.function()) }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// The kinds, and how many samples the last window has for them.

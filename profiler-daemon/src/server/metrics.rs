@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{App, peer::Peer, refused::Refused};
+use super::{App, endpoints::list, go_watch::GoProgram, peer::Peer, refused::Refused};
 use crate::{
     files::Report,
     profile::{Kind, Profile, Window},
@@ -140,9 +140,11 @@ pub(super) async fn of_processes(
         let text = "root, members of the group rprofd, and who has a password or a token may ask";
         return Err(Refused::new(StatusCode::FORBIDDEN, text));
     }
+    let there = list(&app, peer).await?;
+    let go = app.with_go(|watch| watch.programs(&there));
     let text = {
         let totals = app.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        render_processes(&totals)
+        render_processes(&totals, &go)
     };
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(TYPE))], text).into_response())
 }
@@ -188,6 +190,9 @@ impl Figures {
         text
     }
 }
+
+/// How OpenMetrics ends.
+const END: &str = "# EOF\n";
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
@@ -268,7 +273,22 @@ fn escaped(text: &str) -> String {
     text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
-fn render_processes(totals: &Totals) -> String {
+/// Of a Go program.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfProcess {
+    pid: u32,
+    comm: String,
+}
+
+/// Of a group of its goroutines.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfGroup {
+    pid: u32,
+    comm: String,
+    function: String,
+}
+
+fn render_processes(totals: &Totals, go: &[GoProgram]) -> String {
     let mut figures = Figures::new();
     let samples = Family::<OfComm, Counter>::default();
     let busy = Family::<OfComm, Counter<f64, std::sync::atomic::AtomicU64>>::default();
@@ -285,7 +305,28 @@ fn render_processes(totals: &Totals) -> String {
     figures.0.register_with_unit("process_cpu", help, Unit::Seconds, busy);
     let help = "Share of user stacks that are complete, by the processes' name";
     figures.0.register("process_complete_ratio", help, complete);
-    figures.text()
+    let goroutines = Family::<OfProcess, Gauge>::default();
+    let suspects = Family::<OfGroup, Gauge>::default();
+    for program in go {
+        let (pid, comm) = (program.process.pid, escaped(&program.process.comm));
+        let label = OfProcess { pid, comm: comm.clone() };
+        goroutines.get_or_create(&label).set(signed(program.goroutines as u64));
+        for group in &program.suspects {
+            let function = escaped(group.function());
+            let label = OfGroup { pid, comm: comm.clone(), function };
+            suspects.get_or_create(&label).inc_by(i64::from(group.count));
+        }
+    }
+    let help = "Goroutines of groups that only grow, by where they wait: suspected leaks";
+    figures.0.register("go_leak_suspects", help, suspects);
+    // By the name that programs give it themselves.
+    let mut all = Registry::default();
+    all.register("go_goroutines", "Number of goroutines that currently exist", goroutines);
+    let mut text = figures.text();
+    text.truncate(text.len() - END.len());
+    // Writing to a string does not fail.
+    let _ = encode(&mut text, &all);
+    text
 }
 
 #[cfg(test)]
@@ -328,7 +369,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
-        let text = render_processes(&totals);
+        let text = render_processes(&totals, &[]);
         for line in [
             "rprofd_process_samples_total{comm=\"app\"} 20",
             "rprofd_process_complete_ratio{comm=\"app\"} 0.9",

@@ -7,6 +7,7 @@ mod credentials;
 mod doors;
 mod endpoints;
 mod go;
+mod go_watch;
 mod index;
 mod listen;
 mod metrics;
@@ -35,6 +36,8 @@ use crate::{
     recorder::control::Orders,
 };
 use access::InForce;
+use go_watch::GoWatch;
+pub(crate) use go_watch::watch as watch_go;
 use metrics::Totals;
 use peer::Members;
 use permits::Permits;
@@ -47,6 +50,7 @@ pub struct App {
     orders: Orders,
     recent: Arc<Mutex<Recent>>,
     totals: Arc<Mutex<Totals>>,
+    go: Arc<Mutex<GoWatch>>,
     permits: Permits,
     members: Members,
     /// Why it is not ready; empty: it is.
@@ -74,6 +78,7 @@ impl App {
             orders,
             recent: Arc::new(Mutex::new(Recent::new(recent_bytes))),
             totals: Arc::default(),
+            go: Arc::default(),
             permits: Permits::new(),
             members: Members::default(),
             unready: Arc::new(Mutex::new("it is starting".into())),

@@ -22,8 +22,8 @@ pub(crate) fn render(taken: &GoTaken, debug: u8) -> String {
     let text = Text { taken, frames: Frames::new(&taken.memory, &taken.named) };
     match taken.kind {
         Kind::Heap | Kind::Allocs => text.heap(),
-        Kind::Goroutines if debug > 1 => text.each_goroutine(),
-        Kind::Goroutines => text.goroutines(),
+        Kind::Goroutines | Kind::Goroutineleak if debug > 1 => text.each_goroutine(),
+        Kind::Goroutines | Kind::Goroutineleak => text.goroutines(),
         _ => text.waits(),
     }
 }

@@ -90,7 +90,7 @@ impl Summary {
                 "there was no thread at the begin",
                 "Ask with --pid, for processes that are there already.",
             ),
-            Kind::Goroutines | Kind::Heap | Kind::Allocs => (
+            Kind::Goroutines | Kind::Goroutineleak | Kind::Heap | Kind::Allocs => (
                 "there was no Go program",
                 "Ask with --pid, for a Go program that is there already.",
             ),

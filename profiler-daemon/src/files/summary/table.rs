@@ -37,7 +37,7 @@ impl Summary {
             Kind::Wall => ("SAMPLES", "WALL TIME"),
             Kind::Block | Kind::Mutex => ("WAITS", "DELAY"),
             Kind::Goroutine | Kind::Threadcreate => ("THREADS", ""),
-            Kind::Goroutines => ("GOROUTINES", ""),
+            Kind::Goroutines | Kind::Goroutineleak => ("GOROUTINES", ""),
             Kind::Heap | Kind::Allocs => ("OBJECTS", "BYTES"),
         };
         let tells_spent = spent.all_ns() > 0;

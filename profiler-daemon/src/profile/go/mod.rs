@@ -67,12 +67,15 @@ impl GoTaken {
             stacks.push(places);
             stacks.len() as u32 - 1
         };
+        let labels = self.named.samples.first().map(|it| Arc::clone(&it.labels));
+        let labels = labels.unwrap_or_default();
         let sample = |stack: u32, values: [i64; 2]| Sample {
             stack,
             process: 0,
             tid: 0,
             thread: "".into(),
             state: "".into(),
+            labels: Arc::clone(&labels),
             values,
             others: [0; 2],
             object_bytes: 0,
@@ -88,7 +91,7 @@ impl GoTaken {
                     samples.push(Sample { others, object_bytes, ..sample(number, values) });
                 }
             }
-            Kind::Goroutines => {
+            Kind::Goroutines | Kind::Goroutineleak => {
                 for ((number, state), count) in self.groups() {
                     let state = self.memory.states.get(state as usize);
                     let state = state.map_or_else(|| "".into(), |it| Arc::from(it.as_str()));
@@ -176,7 +179,7 @@ impl GoTaken {
             Kind::Heap | Kind::Allocs => {
                 facts.push(format!("gc=none was forced: the figures are of cycle {cycle}"));
             }
-            Kind::Goroutines => {
+            Kind::Goroutines | Kind::Goroutineleak => {
                 let moving = self.memory.goroutines.iter().filter(|it| it.is_moving).count();
                 if moving > 0 {
                     facts.push(format!("without_stack={moving}"));

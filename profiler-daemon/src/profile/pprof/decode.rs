@@ -87,7 +87,8 @@ impl Decoder {
         let mut processes = Processes::default();
         let (mut stacks, mut samples) = (Vec::new(), Vec::new());
         for sample in &message.sample {
-            let (process, tid, thread, state) = self.labels(kind, sample, &mut processes)?;
+            let Labelled { process, tid, thread, state, own } =
+                self.labels(kind, sample, &mut processes)?;
             let stack = sample.location_id.iter();
             let stack = stack.map(|id| index(*id, message.location.len(), "a stack"));
             stacks.push(stack.collect::<Result<Box<[u32]>, _>>()?);
@@ -101,6 +102,7 @@ impl Decoder {
                 tid,
                 thread,
                 state,
+                labels: own.into(),
                 values: values.map_err(|_| DecodeError::Dangling("a sample's values"))?,
                 others: [0; 2],
                 object_bytes: 0,
@@ -185,17 +187,18 @@ impl Decoder {
         location.collect()
     }
 
-    /// The process, the thread's id and its name.
+    /// What the labels of a sample say.
     fn labels(
         &self,
         kind: Kind,
         sample: &proto::Sample,
         processes: &mut Processes,
-    ) -> Result<(u32, u32, Arc<str>, Arc<str>), DecodeError> {
+    ) -> Result<Labelled, DecodeError> {
         let empty: Arc<str> = "".into();
         let (mut pid, mut tid) = (0, 0);
         let (mut comm, mut cgroup) = (Arc::clone(&empty), Arc::clone(&empty));
         let (mut thread, mut state) = (Arc::clone(&empty), empty);
+        let mut own = Vec::new();
         for label in &sample.label {
             let number = || u32::try_from(label.num).unwrap_or_default();
             match &*self.string(label.key)? {
@@ -205,11 +208,24 @@ impl Decoder {
                 "cgroup" => cgroup = self.string(label.str)?,
                 "thread" => thread = self.string(label.str)?,
                 key if key == kind.state_label() => state = self.string(label.str)?,
+                _ if label.str != 0 => {
+                    own.push((self.string(label.key)?, self.string(label.str)?));
+                }
                 _ => {}
             }
         }
-        Ok((processes.index(pid, comm, cgroup), tid, thread, state))
+        Ok(Labelled { process: processes.index(pid, comm, cgroup), tid, thread, state, own })
     }
+}
+
+/// What a sample is of.
+struct Labelled {
+    process: u32,
+    tid: u32,
+    thread: Arc<str>,
+    state: Arc<str>,
+    /// The program's own labels.
+    own: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// The processes that samples are of, in the order in which they come.

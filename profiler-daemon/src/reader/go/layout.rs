@@ -28,6 +28,12 @@ pub(super) struct Layout {
     pub(super) has_begin_of_ticks: bool,
     /// What is sampled of contentions is scaled as it is counted, from 1.20 on.
     pub(super) scales_mutexes: bool,
+    /// `m.curg`.
+    pub(super) running: u32,
+    /// `g.labels`.
+    pub(super) labels: u32,
+    /// They are a map, until 1.24: later a slice.
+    pub(super) labels_are_map: bool,
     /// The version: 26 of `go1.26.8`.
     minor: u32,
 }
@@ -36,6 +42,8 @@ pub(super) struct Layout {
 pub(super) const STACK: usize = 0;
 /// `g.sched.sp`; `pc` follows.
 pub(super) const SCHED_SP: usize = 0x38;
+/// `g.m`.
+pub(super) const M: u32 = 0x30;
 /// So much of a `g` is read.
 pub(super) const G_BYTES: usize = 0x140;
 
@@ -83,10 +91,15 @@ impl Layout {
             },
             has_begin_of_ticks: minor >= 22,
             scales_mutexes: minor >= 20,
+            running: if minor < 25 { 0xc0 } else { 0xb8 },
+            labels: 0x158,
+            labels_are_map: minor < 24,
             minor,
         };
         Some(match minor {
-            19 | 20 => Self { locked_m: 0xe8, parent: None, creator: 0x128, ..shared },
+            19 | 20 => {
+                Self { locked_m: 0xe8, parent: None, creator: 0x128, labels: 0x168, ..shared }
+            }
             21 | 22 => shared,
             23 | 24 => Self {
                 status: 0x98,
@@ -94,6 +107,7 @@ impl Layout {
                 locked_m: 0xd8,
                 parent: Some(0x118),
                 creator: 0x120,
+                labels: 0x160,
                 ..shared
             },
             25 => Self { sched_bp: SCHED_SP + 0x28, runs_cleanups: Some(0xda), ..shared },
@@ -102,6 +116,7 @@ impl Layout {
                 parent: Some(0x118),
                 creator: 0x120,
                 runs_cleanups: Some(0xdc),
+                labels: 0x160,
                 ..shared
             },
             _ => return None,

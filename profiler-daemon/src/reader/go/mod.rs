@@ -6,6 +6,7 @@
 
 mod buckets;
 mod goroutines;
+pub(super) mod labels;
 mod layout;
 mod memory;
 mod program;

@@ -13,9 +13,9 @@ use super::{
 };
 
 /// The largest tables that are read, in bytes. Those of the largest Go programs are a tenth of it.
-const MAX_SYMBOL_BYTES: u64 = 96 << 20;
+pub(super) const MAX_SYMBOL_BYTES: u64 = 96 << 20;
 
-/// Bytes of a symbol (`Elf64_Sym`).
+/// Bytes of a [`Symbol`].
 const SYMBOL_BYTES: usize = 24;
 const STT_FUNC: u8 = 2;
 
@@ -94,18 +94,14 @@ impl Program {
     }
 
     fn take_symbols(&mut self, table: &[u8]) {
-        for symbol in table.chunks_exact(SYMBOL_BYTES) {
-            let half = u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]);
-            let word = |at: usize| {
-                symbol[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
-            };
-            let (start, size) = (word(8), word(16));
-            if symbol[4] & 0xf == STT_FUNC {
-                let end = start.saturating_add(size);
-                self.functions.push(Function { start, end, name: half });
+        for symbol in symbols(table) {
+            let start = symbol.value;
+            if symbol.kind == STT_FUNC {
+                let end = start.saturating_add(symbol.size);
+                self.functions.push(Function { start, end, name: symbol.name });
                 continue;
             }
-            let name = self.name(half);
+            let name = self.name(symbol.name);
             if !name.starts_with("runtime.") {
                 continue;
             }
@@ -174,6 +170,29 @@ impl Program {
             names,
         }
     }
+}
+
+/// A symbol (`Elf64_Sym`).
+pub(super) struct Symbol {
+    /// Where its name is.
+    pub(super) name: u32,
+    pub(super) kind: u8,
+    pub(super) value: u64,
+    pub(super) size: u64,
+}
+
+/// The symbols of a table.
+pub(super) fn symbols(table: &[u8]) -> impl Iterator<Item = Symbol> {
+    table.chunks_exact(SYMBOL_BYTES).map(|symbol| {
+        let word =
+            |at: usize| symbol[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        Symbol {
+            name: u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]),
+            kind: symbol[4] & 0xf,
+            value: word(8),
+            size: word(16),
+        }
+    })
 }
 
 /// avma of the program's first instruction, as the kernel told the process.
