@@ -17,6 +17,7 @@ mod bpf_statistics;
 mod cpu_time;
 mod elf_bombs;
 mod exec_latency;
+mod go;
 mod naming;
 mod oracle;
 mod outcomes;
@@ -52,7 +53,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 28] = [
+const ENTRIES: [Entry; 30] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -175,6 +176,16 @@ const ENTRIES: [Entry; 28] = [
         name: "waits-cost",
         about: "throughput that threads which wait lose to their waits being recorded; 6 minutes",
         run: serve::waits,
+    },
+    Entry {
+        name: "go-memory",
+        about: "reading 100,000 goroutines, and 20,000 stacks that have allocated",
+        run: go::memory,
+    },
+    Entry {
+        name: "go-leak",
+        about: "until a leak of 10 goroutines a second is told",
+        run: go::leak,
     },
     Entry {
         name: "oracle",

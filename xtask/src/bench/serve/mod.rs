@@ -39,7 +39,7 @@ fn metric(daemon: &Daemon, name: &str) -> Result<f64> {
     value.and_then(|value| value.parse().ok()).with_context(|| format!("no {name} in /metrics"))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
