@@ -277,6 +277,10 @@ pub enum KindOption {
     Goroutine,
     /// Threads that were started, by what started them
     Threadcreate,
+    /// Of Go programs: where what is in use was allocated
+    Heap,
+    /// Of Go programs: where all was allocated
+    Allocs,
 }
 
 impl From<KindOption> for Kind {
@@ -288,6 +292,8 @@ impl From<KindOption> for Kind {
             KindOption::Mutex => Self::Mutex,
             KindOption::Goroutine => Self::Goroutine,
             KindOption::Threadcreate => Self::Threadcreate,
+            KindOption::Heap => Self::Heap,
+            KindOption::Allocs => Self::Allocs,
         }
     }
 }

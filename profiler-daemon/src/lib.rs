@@ -10,6 +10,8 @@ pub mod doctor;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod go;
+mod go_snapshots;
 pub mod kernel;
 pub mod messages;
 pub mod process;

@@ -420,6 +420,13 @@ impl Recorder {
                     let there = self.table.lives().filter(|life| life.is_there());
                     let _ = reply.send(there.map(|life| Arc::clone(&life.process)).collect());
                 }
+                Order::ListProfiled(reply) => {
+                    let is_meant = |life: &&crate::process::Life| {
+                        life.is_there() && life.profiled == Some(true) && !life.is_ours_now()
+                    };
+                    let there = self.table.lives().filter(is_meant);
+                    let _ = reply.send(there.map(|life| Arc::clone(&life.process)).collect());
+                }
             }
         }
         Ok(())

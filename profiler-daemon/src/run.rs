@@ -18,6 +18,7 @@ use crate::{
         self, Format, GroupBy, Output, Owner, Sink, Summary, Viewer,
         summary::{Asked, Style},
     },
+    go_snapshots::{self, Snapshots, Taken},
     kernel::KernelError,
     process::{Filter, Glob},
     profile::{Kind, Profile, Window},
@@ -141,6 +142,9 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         filter.pids.insert(waiting.id());
         Some(waiting)
     };
+    // The others are read.
+    let recorded: Vec<Kind> =
+        kinds.iter().copied().filter(|kind| Kind::ALL.contains(kind)).collect();
     let settings = crate::recorder::Settings {
         filter,
         becomes_command: waiting.as_ref().map(Waiting::id),
@@ -150,7 +154,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         tells_times: options.window.is_none_or(|window| window >= SHORTEST_TOLD),
         ..recorder_settings(
             options.frequency,
-            &kinds,
+            &recorded,
             ALL_WAITS,
             &options.recording,
             options.messages,
@@ -179,6 +183,8 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         sink: Some(sink),
         writing: None,
         stops: 0,
+        snapshots: None,
+        taken: Taken::new(),
     };
     run.until_started(&mut news, &mut signals).await;
     let mut status = 0;
@@ -188,8 +194,13 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     {
         child = Some(waiting.go().map_err(RunError::Command)?);
     }
-    // What threads do is seen at once.
-    let at_once = (kinds == [Kind::Goroutine]).then_some(Duration::from_millis(1));
+    if !is_remote && options.window.is_none() {
+        run.snapshots = Snapshots::start(&run.orders, &kinds);
+    }
+    // What threads do, and what Go programs keep, is seen at once.
+    let is_seen = |kind: &Kind| matches!(kind, Kind::Goroutine | Kind::Heap | Kind::Allocs);
+    let at_once = (options.command.is_empty() && kinds.iter().all(is_seen))
+        .then_some(Duration::from_millis(1));
     let mut deadline =
         options.duration.or(at_once).map(|duration| Box::pin(tokio::time::sleep(duration)));
     let mut targets_ended = Box::pin(targets.ended());
@@ -211,6 +222,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
                 run.stop();
             }
             () = &mut targets_ended, if run.stops == 0 => run.stop(),
+            taken = taken(&mut run.snapshots) => run.taken(taken),
             exit = ended(&mut child) => {
                 child = None;
                 status = exit;
@@ -218,6 +230,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
             }
         }
     }
+    run.write_taken(&kinds, start).await;
     run.finish_writing().await;
     let result = recording.join().map_err(|_| RunError::Gone)?;
     run.progress.clear();
@@ -273,7 +286,7 @@ fn can_be_asked_for(options: &Options) -> Result<(), RunError> {
         ..
     } = options.recording;
     let is_plain = options.window.is_none()
-        && options.kind.len() == 1
+        && matches!(options.kind[..], [kind] if Kind::ALL.contains(&kind.into()))
         && !options.user_only
         && !options.kernel_only
         && matches!(event, cli::EventOption::CpuClock)
@@ -345,6 +358,14 @@ async fn ended(command: &mut Option<command::Running>) -> u8 {
     }
 }
 
+/// What Go programs keep, once it was read for the last time; where it is not read, never.
+async fn taken(snapshots: &mut Option<Snapshots>) -> Taken {
+    match snapshots {
+        Some(snapshots) => snapshots.taken().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Starts the recording on a thread of its own.
 #[expect(clippy::type_complexity, reason = "the three ends of one thing, taken apart at once")]
 pub(crate) fn spawn(
@@ -370,6 +391,10 @@ struct Run {
     sink: Option<Sink>,
     writing: Option<JoinHandle<(Sink, files::Report)>>,
     stops: u32,
+    /// What Go programs keep, as it is being read.
+    snapshots: Option<Snapshots>,
+    /// What was read of it and is not written yet.
+    taken: Taken,
 }
 
 impl Run {
@@ -387,8 +412,27 @@ impl Run {
 
     fn stop(&mut self) {
         self.stops += 1;
-        self.orders.give(Order::Stop);
         self.progress.stopping();
+        // What is read needs names, which a recording that ends does not look for.
+        match &self.snapshots {
+            Some(snapshots) if self.stops == 1 => snapshots.end(),
+            _ => self.orders.give(Order::Stop),
+        }
+    }
+
+    /// What Go programs keep was read for the last time: now the recording may end.
+    fn taken(&mut self, taken: Taken) {
+        self.taken = taken;
+        self.snapshots = None;
+        self.orders.give(Order::Stop);
+    }
+
+    /// Writes what was read of kinds that are not recorded.
+    async fn write_taken(&mut self, kinds: &[Kind], start: SystemTime) {
+        for &kind in kinds.iter().filter(|kind| !Kind::ALL.contains(kind)) {
+            let profiles = self.taken.remove(&kind).unwrap_or_default();
+            self.write(go_snapshots::window(kind, start, &profiles), profiles).await;
+        }
     }
 
     fn interrupted(&mut self) {
@@ -407,7 +451,10 @@ impl Run {
                     summary.spent(spent);
                 }
             }
-            News::Window(window, profiles) => self.write(window, profiles).await,
+            News::Window(window, recorded) => {
+                let read = self.taken.remove(&window.kind).unwrap_or_default();
+                self.write(window, go_snapshots::replaced(recorded, read)).await;
+            }
         }
     }
 

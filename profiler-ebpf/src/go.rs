@@ -63,8 +63,10 @@ pub mod bucket {
     pub const KEYS: u64 = 8;
     /// Where the values are.
     pub const VALUES: u64 = KEYS + ENTRIES * 16;
-    /// Bytes of a bucket: a pointer to a further one is last.
-    pub const BYTES: u64 = VALUES + ENTRIES * 16 + 8;
+    /// Where the pointer to a further bucket is, for what this one has no room for.
+    pub const FURTHER: u64 = VALUES + ENTRIES * 16;
+    /// Bytes of a bucket.
+    pub const BYTES: u64 = FURTHER + 8;
     /// The least byte of a hash that stands for an entry.
     pub const LEAST_HASH: u8 = 5;
     /// Where a map has the logarithm of the number of its buckets, one byte.

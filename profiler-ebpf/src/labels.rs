@@ -89,7 +89,8 @@ fn find(config: &Config, task: *mut task_struct, at: &Labels) -> Option<(u64, u3
     }
     let shift: u8 = read(first.wrapping_add(bucket::MAP_SHIFT))?;
     let buckets: u64 = read(first.wrapping_add(bucket::MAP_BUCKETS))?;
-    Some((buckets, (bucket::ENTRIES as u32) << shift.min(MAX_SHIFT)))
+    // Of each bucket, and of one more that it may have filled up.
+    Some((buckets, (2 * bucket::ENTRIES as u32) << shift.min(MAX_SHIFT)))
 }
 
 /// Takes one label; 1 ends it.
@@ -109,8 +110,14 @@ fn one(index: u64, context: &mut Context) -> Option<()> {
         let pair = context.start.wrapping_add(index * 2 * STRING);
         (pair, pair.wrapping_add(STRING))
     } else {
-        let bucket = context.start.wrapping_add(index / bucket::ENTRIES * bucket::BYTES);
-        let entry = index % bucket::ENTRIES;
+        let (number, entry) = (index / bucket::ENTRIES, index % bucket::ENTRIES);
+        let mut bucket = context.start.wrapping_add(number / 2 * bucket::BYTES);
+        if number & 1 != 0 {
+            bucket = read(bucket.wrapping_add(bucket::FURTHER))?;
+            if bucket == 0 {
+                return None;
+            }
+        }
         if read::<u8>(bucket.wrapping_add(entry))? < bucket::LEAST_HASH {
             return None;
         }

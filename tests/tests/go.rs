@@ -10,7 +10,7 @@ use std::{
 };
 
 use rprofd_tests::{
-    Profile, TestDir, machine,
+    Profile, Rprofd, TestDir, machine,
     pprof::Sample,
     programs::{Running, source_path},
     serve::{Daemon, busy, wait_for},
@@ -153,6 +153,43 @@ fn a_program_says_the_same_of_itself() {
     }
 }
 
+/// Without symbols, and loaded anywhere.
+#[test]
+fn a_stripped_program_says_the_same_of_itself() {
+    if !able() {
+        return;
+    }
+    let (dir, daemon) = started("go-stripped");
+    for toolchain in toolchains() {
+        for flags in [&["-ldflags=-s -w"][..], &["-ldflags=-s -w", "-buildmode=pie"]] {
+            let service = Service::start(&dir, &toolchain, flags, 7);
+            wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", service.pid())));
+            for kind in ["heap", "allocs", "goroutine"] {
+                let own = Profile::read(&service.own(kind));
+                let what = format!("{toolchain} {flags:?} {kind}");
+                assert_same(&service.seen(&daemon, kind), &own, &what);
+            }
+            // How fast its clock ticks, both have measured.
+            for kind in ["mutex", "block"] {
+                let seen = service.seen(&daemon, kind);
+                let own = Profile::read(&service.own(kind));
+                let what = format!("{toolchain} {flags:?} {kind}");
+                let (seen, own) = (by_stack(&seen), by_stack(&own));
+                assert!(
+                    !own.is_empty() && seen.keys().eq(own.keys()),
+                    "{what}: {seen:#?}\n{own:#?}"
+                );
+                for (stack, values) in &own {
+                    let [count, delay] = [seen[stack][0], seen[stack][1]];
+                    assert_eq!(count, values[0], "{what}: {stack}");
+                    let ratio = delay as f64 / values[1] as f64;
+                    assert!((ratio - 1.0).abs() < 0.02, "{what}: {delay} of {} {stack}", values[1]);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn goroutines_are_told_as_go_tells_them() {
     if !able() {
@@ -241,9 +278,6 @@ fn what_cannot_be_read_is_said() {
     assert!(status == 501 && text.contains("is not a Go program"), "{status} {text}");
     let threads = daemon.profile(&format!("/pid/{}/debug/pprof/goroutine", other.pid()));
     assert_eq!(threads.sample_types, ["threads/count"]);
-    let stripped = Service::start(&dir, "local", &["-ldflags=-s -w"], 1);
-    let (status, text) = answer(stripped.pid(), "allocs");
-    assert!(status == 501 && text.contains("no symbol table"), "{status} {text}");
     let work = rprofd_tests::Program::build("work.go").start(&["100"]);
     let (status, text) = answer(work.pid(), "heap");
     assert!(status == 501 && text.contains("MemProfileRate is 0"), "{status} {text}");
@@ -298,15 +332,71 @@ fn labels_tell_what_a_goroutine_does() {
     }
 }
 
-/// A profile of a process, from when its labels are known on.
+/// A profile of a process, from when its labels and the names of its functions are known on.
 fn labelled(daemon: &Daemon, pid: u32) -> Profile {
     let begun = Instant::now();
     loop {
         let path = format!("/pid/{pid}/debug/pprof/profile?seconds=2&hz=499");
         let profile = daemon.profile(&path);
         let has_labels = profile.samples.iter().any(|it| it.labels.contains_key("handler"));
-        if has_labels || begun.elapsed() > Duration::from_secs(60) {
+        let is_named = profile.locations.values().all(|it| !it.lines.is_empty());
+        if has_labels && is_named || begun.elapsed() > Duration::from_secs(60) {
             return profile;
         }
     }
 }
+
+/// What `go test -bench` would write of itself is to be had of the test's program alone.
+#[test]
+fn a_benchmark_of_go_is_profiled_without_its_compiler() {
+    if !able() {
+        return;
+    }
+    let dir = TestDir::new("go-bench");
+    std::fs::write(dir.join("go.mod"), "module sums\n\ngo 1.19\n").expect("write");
+    std::fs::write(dir.join("sums_test.go"), BENCHMARK).expect("write");
+    let run = Rprofd::new(&dir)
+        .args(["-k", "cpu,heap,goroutine", "--exe", "*.test", "--"])
+        .args(["go", "test", "-bench", ".", "-benchtime", "3s"])
+        .run()
+        .expect_success();
+    assert!(run.stdout_text().contains("BenchmarkSums"), "{}", run.stdout_text());
+    let of = |kind: &str| Profile::read(&run.file("sums.test.", &format!("{kind}.pb.gz")));
+    let cpu = of("cpu");
+    let own = cpu.total_where("samples", |sample| cpu.has_function(sample, "sums.sum"));
+    assert!(own > 100 && own * 10 > cpu.total("samples") * 9, "{own}");
+    let heap = of("heap");
+    let kept = heap.total_where("inuse_space", |it| heap.has_function(it, "sums.BenchmarkSums"));
+    assert!(kept >= 8 << 20, "{kept}");
+    assert!(heap.comments.iter().any(|it| it.starts_with("snapshot_age_ms=")), "{heap:?}");
+    let goroutines = of("goroutine");
+    assert!(goroutines.total("goroutine") >= 2);
+    let names = run.file_names();
+    let is_other = |it: &&String| !it.starts_with("sums.test.") && !it.starts_with("all.");
+    assert_eq!(names.iter().find(is_other), None, "{names:?}");
+}
+
+const BENCHMARK: &str = "package sums
+
+import \"testing\"
+
+var kept []byte
+var sink int
+
+//go:noinline
+func sum(numbers []byte) (all int) {
+	for _, it := range numbers {
+		all += int(it)
+	}
+	return all
+}
+
+func BenchmarkSums(b *testing.B) {
+	if kept == nil {
+		kept = make([]byte, 16<<20)
+	}
+	for i := 0; i < b.N; i++ {
+		sink += sum(kept[:1<<20])
+	}
+}
+";

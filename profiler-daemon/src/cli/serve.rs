@@ -7,11 +7,15 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, ValueEnum};
+use clap::{
+    Parser, ValueEnum,
+    builder::{EnumValueParser, TypedValueParser as _},
+};
 
 use super::{KindOption, Messages, Recording, bytes, duration};
 use crate::{
     config::{self, Resolved},
+    profile::Kind,
     server::Address,
 };
 
@@ -61,7 +65,8 @@ pub struct Options {
         value_name = "KIND",
         value_delimiter = ',',
         env = "RPROFD_KIND",
-        default_value = "cpu"
+        default_value = "cpu",
+        value_parser = EnumValueParser::<KindOption>::new().try_map(recorded)
     )]
     pub kind: Vec<KindOption>,
 
@@ -149,6 +154,16 @@ pub enum OnUnsupported {
     Fail,
     /// Stay, unready, and say why
     Idle,
+}
+
+/// A kind that is recorded: others are read when somebody asks.
+fn recorded(kind: KindOption) -> Result<KindOption, String> {
+    let read = Kind::from(kind);
+    if Kind::ALL.contains(&read) {
+        return Ok(kind);
+    }
+    let name = read.name();
+    Err(format!("{name} is not recorded all the time: ask /pid/PID/debug/pprof/{name} for it"))
 }
 
 impl Options {

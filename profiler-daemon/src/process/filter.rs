@@ -25,7 +25,8 @@ impl Glob {
 /// fits one of each kind that was given.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Process IDs; empty: any.
+    /// Process IDs; empty: any. With other patterns: these, and with `follow` what descends from them,
+    /// whether what is between fits or not.
     pub pids: HashSet<u32>,
     /// Patterns of comms; empty: any.
     pub comms: Vec<Glob>,
@@ -54,9 +55,9 @@ impl Filter {
     }
 
     /// Whether a process with these properties is asked for; `None` while one that matters is not
-    /// known yet (empty).
-    pub fn decide(&self, pid: u32, comm: &str, exe: &str, cgroup: &str) -> Option<bool> {
-        if !self.pids.is_empty() && !self.pids.contains(&pid) {
+    /// known yet (empty). `is_listed`: it is one of `pids`, or counts as one.
+    pub fn decide(&self, is_listed: bool, comm: &str, exe: &str, cgroup: &str) -> Option<bool> {
+        if !self.pids.is_empty() && !is_listed {
             return Some(false);
         }
         let mut unknown = false;
@@ -97,11 +98,11 @@ mod tests {
             exes: vec![Glob::new("/usr/*").unwrap()],
             ..Filter::default()
         };
-        assert_eq!(filter.decide(1, "nginx: worker", "/usr/sbin/nginx", ""), Some(true));
-        assert_eq!(filter.decide(1, "nginx", "/opt/nginx", ""), Some(false));
-        assert_eq!(filter.decide(1, "nginx", "", ""), None);
-        assert_eq!(filter.decide(1, "bash", "", ""), Some(false));
-        assert_eq!(Filter::default().decide(1, "", "", ""), Some(true));
+        assert_eq!(filter.decide(true, "nginx: worker", "/usr/sbin/nginx", ""), Some(true));
+        assert_eq!(filter.decide(true, "nginx", "/opt/nginx", ""), Some(false));
+        assert_eq!(filter.decide(true, "nginx", "", ""), None);
+        assert_eq!(filter.decide(true, "bash", "", ""), Some(false));
+        assert_eq!(Filter::default().decide(false, "", "", ""), Some(true));
     }
 
     #[test]
@@ -114,7 +115,7 @@ mod tests {
         ] {
             let exes = vec![Glob::new(pattern).unwrap()];
             let filter = Filter { exes, ..Filter::default() };
-            let verdict = filter.decide(1, "nginx", "/usr/sbin/nginx (deleted)", "");
+            let verdict = filter.decide(true, "nginx", "/usr/sbin/nginx (deleted)", "");
             assert_eq!(verdict, Some(expected), "{pattern}");
         }
     }

@@ -123,6 +123,7 @@ impl Table {
             process: Arc::new(process),
             uid: u32::MAX,
             inner_pid: pid,
+            is_listed: self.filter.pids.contains(&pid),
             profiled: self.verdict_by_pid(pid),
             told: None,
             inherited: false,

@@ -133,14 +133,15 @@ fn run() -> Result<(), ChildError> {
         releases.push(start_lane("names", NAMES_NICENESS, stream, &started, namer)?);
     }
     let files_to_unwind = Arc::clone(&table);
-    let unwinder = || Unwinder::new(files_to_unwind, pages);
+    let pages_to_unwind = Arc::clone(&pages);
+    let unwinder = || Unwinder::new(files_to_unwind, pages_to_unwind);
     releases.push(start_lane("tables", TABLES_NICENESS, tables, &started, unwinder)?);
     started.wait();
     let writable: Vec<RawFd> = [FILES_FD, TABLES_FD].into_iter().chain(NAMES_FDS).collect();
     sandbox::install_filter(&writable)?;
     drop(releases);
 
-    serve(files, &mut Files { table })?;
+    serve(files, &mut Files { table, pages })?;
     Ok(())
 }
 
@@ -208,6 +209,7 @@ fn failed(call: &'static str) -> impl FnOnce(std::io::Error) -> ChildError {
 /// Answers the files lane.
 struct Files {
     table: Arc<FileTable>,
+    pages: Arc<FilePages>,
 }
 
 impl Answer for Files {
@@ -227,7 +229,7 @@ impl Answer for Files {
                 Ok(reply::Kind::Surroundings(surroundings::read(process.pid)))
             }
             request::Kind::Stacks(asked) => stacks::read(&asked).map(reply::Kind::Stacks),
-            request::Kind::Go(asked) => Ok(reply::Kind::Go(Box::new(go::read(asked)))),
+            request::Kind::Go(asked) => Ok(reply::Kind::Go(Box::new(go::read(asked, &self.pages)))),
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
             | request::Kind::NamePerfMap(_)

@@ -42,6 +42,8 @@ pub enum Order {
     },
     /// Tell which processes there are.
     List(oneshot::Sender<Vec<Arc<Process>>>),
+    /// Tell which of them are profiled.
+    ListProfiled(oneshot::Sender<Vec<Arc<Process>>>),
 }
 
 /// What a recording tells.

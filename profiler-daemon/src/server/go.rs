@@ -3,15 +3,14 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use axum::{http::StatusCode, response::Response};
-use tokio::sync::oneshot;
 
 use super::{
     App,
-    endpoints::{file, most_hertz, record, text, there},
+    endpoints::{file, most_hertz, text, there},
     go_watch,
     peer::Peer,
     query::Query,
@@ -19,20 +18,15 @@ use super::{
 };
 use crate::{
     files::format,
+    go::{self, NoAnswer},
     profile::{
-        Kind, Profile,
-        go::{GoTaken, avmas, since},
+        Kind,
+        go::{GoTaken, since},
         pprof,
     },
-    reader::protocol::{GoMemory, GoWhat},
-    recorder::{GoRequest, Order, Scope},
+    reader::protocol::GoWhat,
+    recorder::Scope,
 };
-
-/// How often names are asked for that have not come in time.
-const NAMINGS: usize = 4;
-
-/// After this long names may just have been late.
-const LATE: Duration = Duration::from_secs(3);
 
 /// What there is of a Go program's memory.
 pub(super) enum Found {
@@ -68,14 +62,11 @@ pub(super) async fn answer(
         return if is_of_memory { Err(Refused::bad(why)) } else { Ok(Found::Nothing(None)) };
     };
     let pid = process.pid;
-    let what = match kind {
-        Kind::Heap | Kind::Allocs => GoWhat::Heap,
-        Kind::Block => GoWhat::Block,
-        Kind::Mutex => GoWhat::Mutex,
-        _ => GoWhat::Goroutines,
-    };
+    let what = go::what_of(kind).unwrap_or(GoWhat::Goroutines);
+    let (orders, viewer) = (&app.orders, peer.viewer());
+    let no_answer = |why| refused(app, pid, why);
     let permit = app.permits.record(peer)?;
-    let mut memory = match read(app, peer, pid, what).await? {
+    let mut memory = match go::read(orders, viewer, pid, what).await.map_err(no_answer)? {
         Ok(memory) => memory,
         Err(why) if is_of_memory => return Err(Refused::unavailable(why)),
         Err(why) => return Ok(Found::Nothing(Some(why))),
@@ -92,7 +83,8 @@ pub(super) async fn answer(
     if asks_for_seconds && what != GoWhat::Goroutines {
         duration = query.duration;
         tokio::time::sleep(duration).await;
-        let now = read(app, peer, pid, what).await?.map_err(Refused::unavailable)?;
+        let now = go::read(orders, viewer, pid, what).await.map_err(no_answer)?;
+        let now = now.map_err(Refused::unavailable)?;
         let before = std::mem::replace(&mut memory, now);
         if !memory.refusal.is_empty() {
             return Err(Refused::new(StatusCode::NOT_IMPLEMENTED, memory.refusal));
@@ -103,7 +95,7 @@ pub(super) async fn answer(
         memory = app.with_go(|watch| watch.suspected(process, memory));
     }
     let time = SystemTime::now();
-    let (named, mut comments) = named(app, peer, pid, &memory).await?;
+    let (named, mut comments) = go::named(orders, viewer, pid, &memory).await.map_err(no_answer)?;
     if kind == Kind::Goroutineleak {
         comments.push(go_watch::HEURISTIC.to_owned());
     }
@@ -126,47 +118,10 @@ pub(super) async fn answer(
     }))
 }
 
-/// What is in the memory of a process now, or why it cannot be read.
-pub(super) async fn read(
-    app: &App,
-    peer: Peer,
-    pid: u32,
-    what: GoWhat,
-) -> Result<Result<GoMemory, String>, Refused> {
-    let (reply, answer) = oneshot::channel();
-    let viewer = peer.viewer();
-    app.orders.give(Order::ReadGo(Box::new(GoRequest { pid, what, viewer, reply })));
-    answer.await.map_err(|_| app.unavailable())
-}
-
-/// The names of all addresses, and comments of the whole.
-pub(super) async fn named(
-    app: &App,
-    peer: Peer,
-    pid: u32,
-    memory: &GoMemory,
-) -> Result<(Profile, Vec<String>), Refused> {
-    // None would ask for a recording.
-    let mut addresses = avmas(memory);
-    if addresses.is_empty() {
-        addresses.push(0);
-    }
-    let query = Query::of_addresses(app.settings.default_hertz);
-    let mut namings = 0;
-    loop {
-        namings += 1;
-        let begun = Instant::now();
-        let asked = addresses.clone();
-        let (window, profiles) =
-            record(app, peer, Scope::Pid(pid), Kind::Cpu, &query, asked).await?;
-        let profile = profiles.into_iter().next();
-        let profile = profile.ok_or_else(|| Refused::gone(format!("process {pid} has ended")))?;
-        let is_whole = profile.locations.iter().all(|it| !it.lines.is_empty());
-        if is_whole || begun.elapsed() < LATE || namings == NAMINGS {
-            let is_of_samples =
-                |it: &String| it.starts_with("frequency") || it.starts_with("lost.");
-            let comments = window.comments.into_iter().filter(|it| !is_of_samples(it));
-            return Ok((profile, comments.collect()));
-        }
+/// Why nothing is answered of a process, as the client is told.
+fn refused(app: &App, pid: u32, why: NoAnswer) -> Refused {
+    match why {
+        NoAnswer::Unavailable => app.unavailable(),
+        NoAnswer::Ended => Refused::gone(format!("process {pid} has ended")),
     }
 }

@@ -7,8 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{App, endpoints::list, go, peer::Peer};
+use super::{App, endpoints::list, peer::Peer};
 use crate::{
+    go,
     profile::{
         Process,
         go::frames::{Frames, is_of_runtime},
@@ -276,19 +277,18 @@ fn without_unused(mut memory: GoMemory) -> GoMemory {
 pub(crate) async fn watch(app: App) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let peer = Peer::authenticated();
-        let Ok(there) = list(&app, peer).await else { continue };
+        let Ok(there) = list(&app, Peer::authenticated()).await else { continue };
         let due = app.with_go(|watch| watch.due(&there, Instant::now()));
         for process in due {
             let begin = Instant::now();
-            look(&app, peer, &process).await;
+            look(&app, &process).await;
             tokio::time::sleep(begin.elapsed() * REST).await;
         }
     }
 }
 
-async fn look(app: &App, peer: Peer, process: &Arc<Process>) {
-    let read = go::read(app, peer, process.pid, GoWhat::Goroutines).await;
+async fn look(app: &App, process: &Arc<Process>) {
+    let read = go::read(&app.orders, None, process.pid, GoWhat::Goroutines).await;
     let memory = match read {
         Ok(Ok(memory)) if memory.refusal.is_empty() => Some(memory),
         _ => None,
@@ -301,7 +301,7 @@ async fn look(app: &App, peer: Peer, process: &Arc<Process>) {
                 .filter(|&stack| stacks.contains(&avmas(&memory, stack)))
                 .collect();
             memory.goroutines.retain(|it| wanted.contains(&it.stack));
-            names(app, peer, process, without_unused(memory), &suspects).await
+            names(app, process, without_unused(memory), &suspects).await
         }
         _ => Vec::new(),
     };
@@ -311,12 +311,11 @@ async fn look(app: &App, peer: Peer, process: &Arc<Process>) {
 /// What is to be told of groups.
 async fn names(
     app: &App,
-    peer: Peer,
     process: &Process,
     memory: GoMemory,
     suspects: &[(Vec<u64>, Group)],
 ) -> Vec<Suspect> {
-    let named = go::named(app, peer, process.pid, &memory).await;
+    let named = go::named(&app.orders, None, process.pid, &memory).await;
     let Ok((named, _)) = named else { return Vec::new() };
     let numbers: HashMap<Vec<u64>, u32> =
         (0..memory.stacks.len() as u32).map(|it| (avmas(&memory, it), it)).collect();

@@ -24,11 +24,6 @@ pub(super) struct Query {
 }
 
 impl Query {
-    /// What has addresses named, and records nothing.
-    pub(super) const fn of_addresses(hertz: u64) -> Self {
-        Self { duration: Duration::ZERO, hertz, ago: None, debug: 0, waiters: false }
-    }
-
     /// Reads it.
     ///
     /// # Errors

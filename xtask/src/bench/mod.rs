@@ -53,7 +53,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 30] = [
+const ENTRIES: [Entry; 31] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -176,6 +176,11 @@ const ENTRIES: [Entry; 30] = [
         name: "waits-cost",
         about: "throughput that threads which wait lose to their waits being recorded; 6 minutes",
         run: serve::waits,
+    },
+    Entry {
+        name: "threads-look",
+        about: "what threads of a JVM, of PostgreSQL and of a deadlock do, and whether they notice",
+        run: serve::threads,
     },
     Entry {
         name: "go-memory",

@@ -47,6 +47,8 @@ pub struct Life {
     pub uid: u32,
     /// Its pid in its own namespace.
     pub inner_pid: u32,
+    /// Its pid is asked for, or it descends from such a process and those are asked for, too.
+    pub is_listed: bool,
     /// Whether it is asked for; `None`: not decided.
     pub profiled: Option<bool>,
     /// Whether the kernel side knows the verdict, for which exec count.
@@ -76,6 +78,11 @@ impl Life {
     /// start: of no interest to whoever profiles the command.
     pub fn is_ours(&self, image: u32) -> bool {
         self.images.get(image as usize).is_some_and(|image| image.is_ours)
+    }
+
+    /// Whether what it runs now is rprofd itself.
+    pub fn is_ours_now(&self) -> bool {
+        self.images.last().is_some_and(|image| image.is_ours)
     }
 
     /// The mappings of what it runs now, and before.

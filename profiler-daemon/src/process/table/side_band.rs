@@ -66,10 +66,12 @@ impl Table {
             parent.images.last().map(|image| image.mappings.forked(time_ns)).unwrap_or_default();
         let process = Arc::clone(&parent.process);
         let (uid, described, profiled) = (parent.uid, parent.described, parent.profiled);
+        let is_listed = parent.is_listed && self.filter.follow;
         let follow = self.filter.follow && profiled == Some(true);
         let Some(life) = self.lives.get_mut(&id) else { return };
         life.uid = uid;
         life.described = described;
+        life.is_listed |= is_listed;
         if follow {
             life.profiled = Some(true);
             life.inherited = true;

@@ -22,7 +22,8 @@ impl Table {
             return;
         }
         let process = &life.process;
-        let verdict = self.filter.decide(process.pid, &process.comm, &process.exe, &process.cgroup);
+        let verdict =
+            self.filter.decide(life.is_listed, &process.comm, &process.exe, &process.cgroup);
         if life.profiled != verdict || exec {
             life.profiled = verdict;
             life.inherited = verdict == Some(true) && self.filter.follow;

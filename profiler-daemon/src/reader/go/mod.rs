@@ -10,13 +10,15 @@ pub(super) mod labels;
 mod layout;
 mod memory;
 mod program;
+mod stripped;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     elf::ElfError,
+    file_pages::FilePages,
     protocol::{GoMemory, GoRead, GoStack, GoWhat, MAX_REPLY_BYTES},
     sys,
 };
@@ -26,6 +28,9 @@ use program::Program;
 /// How long one answer may take: of a CPU, and by the clock, on a machine that has others to run.
 const LONGEST: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(2500);
+
+/// svmas of variables, by name.
+type Variables = HashMap<&'static str, u64>;
 
 /// Why there is nothing to be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +52,8 @@ pub(super) enum GoError {
     Version(String),
     /// It has no symbols.
     #[error(
-        "its program has no symbol table (it was linked with -s or stripped), which tells where the \
-         runtime's variables are; build it without -ldflags=-s"
+        "its program has no symbol table (it was linked with -s or stripped), and no table of the \
+         runtime's that is read here; build it without -ldflags=-s"
     )]
     Stripped,
     /// Its symbols are more than are read.
@@ -58,7 +63,9 @@ pub(super) enum GoError {
     #[error("where its program lies in memory is not known: its auxv names no entry")]
     NoEntry,
     /// A variable that is needed has no symbol.
-    #[error("its program has no symbol {0}")]
+    #[error(
+        "in its program {0} was not found; where it was stripped, build it without -ldflags=-s"
+    )]
     Missing(&'static str),
     /// The linker left the heap profile out.
     #[error(
@@ -81,8 +88,8 @@ pub(super) enum GoError {
 }
 
 /// Reads what is asked for.
-pub(super) fn read(asked: GoRead) -> GoMemory {
-    match read_process(asked) {
+pub(super) fn read(asked: GoRead, pages: &Arc<FilePages>) -> GoMemory {
+    match read_process(asked, pages) {
         Ok(found) => found,
         Err(error) => GoMemory {
             is_other: matches!(error, GoError::NotGo),
@@ -92,8 +99,8 @@ pub(super) fn read(asked: GoRead) -> GoMemory {
     }
 }
 
-fn read_process(asked: GoRead) -> Result<GoMemory, GoError> {
-    let program = Program::of(asked.pid)?;
+fn read_process(asked: GoRead, pages: &Arc<FilePages>) -> Result<GoMemory, GoError> {
+    let program = Program::of(asked.pid, pages)?;
     let memory = ProcessMemory(asked.pid);
     let deadline = Deadline::after(LONGEST, PATIENCE);
     let now = clock_gettime(ClockId::Monotonic);
@@ -122,7 +129,7 @@ fn read_with(
             }
         }
         GoWhat::Block => found.rate = read("runtime.blockprofilerate")?,
-        GoWhat::Mutex => found.rate = read("runtime.mutexprofilerate")?,
+        GoWhat::Mutex => found.rate = mutex_rate(memory, program)?,
         GoWhat::Goroutines => goroutines::read(memory, program, now_ns, deadline, &mut found)?,
     }
     if matches!(what, GoWhat::Block | GoWhat::Mutex) {
@@ -135,6 +142,18 @@ fn read_with(
     Ok(found)
 }
 
+/// The mutex fraction; where it is not known, whether there is one: only a list that was not counted
+/// up by it needs it.
+fn mutex_rate(memory: &impl Memory, program: &Program) -> Result<u64, GoError> {
+    const NAME: &str = "runtime.mutexprofilerate";
+    let rate = program.variable(NAME);
+    if rate.is_err() && program.layout.scales_mutexes {
+        let list = word(memory, program.variable("runtime.xbuckets")?);
+        return Ok(u64::from(list.is_some_and(|list| list != 0)));
+    }
+    word(memory, rate?).ok_or(GoError::Unreadable(NAME))
+}
+
 /// How fast the runtime's counter counts: as it has measured, if somebody asked it before, and with
 /// `true` as it would now.
 fn ticks_per_second(
@@ -143,13 +162,16 @@ fn ticks_per_second(
     now_ns: u64,
 ) -> Result<(u64, bool), GoError> {
     const NAME: &str = "runtime.ticks";
-    let ticks = program.variable(NAME)?;
-    let read = |at: u64| word(memory, ticks.wrapping_add(at)).ok_or(GoError::Unreadable(NAME));
-    let known = read(program.layout.ticks)?;
+    let ticks = program.variable(NAME);
+    let read = |at: u64| {
+        let ticks = *ticks.as_ref().ok().unwrap_or(&0);
+        word(memory, ticks.wrapping_add(at)).ok_or(GoError::Unreadable(NAME))
+    };
+    let known = if ticks.is_ok() { read(program.layout.ticks)? } else { 0 };
     if known != 0 {
         return Ok((known, false));
     }
-    if program.layout.has_begin_of_ticks {
+    if program.layout.has_begin_of_ticks && ticks.is_ok() {
         let (begin, begin_ns) = (read(8)?, read(16)?);
         let ticks = sys::cpu_ticks().checked_sub(begin).map(|it| it as f64 * 1e9);
         if let Some((ticks, ns)) = ticks.zip(now_ns.checked_sub(begin_ns).filter(|it| *it > 0)) {

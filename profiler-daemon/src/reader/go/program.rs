@@ -1,16 +1,25 @@
 //! The program of a process: its version of Go, where the runtime's variables are, and where its
 //! functions begin.
 
-use std::{collections::HashMap, fs::File};
+use std::{collections::HashMap, fs::File, sync::Arc, time::Duration};
 
 use super::{
     super::{
         elf::{Header, Image, SectionRange, read_range},
+        file_pages::FilePages,
         go_build,
+        go_table::GoTable,
+        patience::Patience,
+        unwind::sections::Elf,
     },
-    GoError,
+    GoError, Variables,
     layout::Layout,
+    memory::{Memory, ProcessMemory},
+    stripped,
 };
+
+/// How long finding the runtime's table may take, of a CPU.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The largest tables that are read, in bytes. Those of the largest Go programs are a tenth of it.
 pub(super) const MAX_SYMBOL_BYTES: u64 = 96 << 20;
@@ -43,8 +52,7 @@ pub(super) struct Program {
     pub(super) version: String,
     pub(super) layout: Layout,
     bias: u64,
-    /// svmas.
-    variables: HashMap<&'static str, u64>,
+    variables: Variables,
     functions: Vec<Function>,
     names: Vec<u8>,
 }
@@ -64,7 +72,7 @@ impl Program {
     /// # Errors
     ///
     /// [`GoError`]: it is none of Go, or it cannot be told where things are.
-    pub(super) fn of(pid: u32) -> Result<Self, GoError> {
+    pub(super) fn of(pid: u32, pages: &Arc<FilePages>) -> Result<Self, GoError> {
         let file = File::open(format!("/proc/{pid}/exe")).map_err(GoError::Program)?;
         let elf = |error| GoError::File { error };
         let header = Header::read(&file).map_err(elf)?.ok_or(GoError::NotGo)?;
@@ -78,7 +86,10 @@ impl Program {
             return Err(GoError::NoVersion(build.not_known));
         }
         let layout = Layout::of(&version).ok_or(GoError::Version(version.clone()))?;
-        let (table, names) = header.symbol_table(&file).map_err(elf)?.ok_or(GoError::Stripped)?;
+        let bias = entry(pid)?.wrapping_sub(header.entry);
+        let Some((table, names)) = header.symbol_table(&file).map_err(elf)? else {
+            return Self::without_symbols(&file, pages, &ProcessMemory(pid), version, layout, bias);
+        };
         let read = |range: &SectionRange| {
             if range.size > MAX_SYMBOL_BYTES {
                 return Err(GoError::Large);
@@ -86,11 +97,32 @@ impl Program {
             read_range(&file, range.offset, range.size).map_err(elf)
         };
         let (table, names) = (read(&table)?, read(&names)?);
-        let bias = entry(pid)?.wrapping_sub(header.entry);
         let mut program =
             Self { version, layout, bias, variables: HashMap::new(), functions: Vec::new(), names };
         program.take_symbols(&table);
         Ok(program)
+    }
+
+    /// The same of one that was stripped.
+    fn without_symbols(
+        file: &File,
+        pages: &Arc<FilePages>,
+        memory: &impl Memory,
+        version: String,
+        layout: Layout,
+        bias: u64,
+    ) -> Result<Self, GoError> {
+        let size = file.metadata().map_err(GoError::Program)?.len();
+        let map = || pages.map(file, size).map_err(GoError::Program);
+        let patience = Patience::of(PATIENCE);
+        let table = GoTable::read(map()?, &patience, || {}).ok().flatten();
+        let listing = stripped::functions(&table.ok_or(GoError::Stripped)?)?;
+        let bytes = map()?;
+        let elf = Elf::parse(&bytes).map_err(|_| GoError::Stripped)?;
+        let variables = stripped::variables(&elf, &listing, memory, bias);
+        let function = |&(start, end, name): &(u64, u64, u32)| Function { start, end, name };
+        let functions = listing.functions.iter().map(function).collect();
+        Ok(Self { version, layout, bias, variables, functions, names: listing.names })
     }
 
     fn take_symbols(&mut self, table: &[u8]) {
@@ -214,8 +246,9 @@ mod tests {
 
     #[test]
     fn what_is_no_go_program_is_said() {
-        assert!(matches!(Program::of(std::process::id()), Err(GoError::NotGo)));
-        assert!(matches!(Program::of(u32::MAX), Err(GoError::Program(_))));
+        let pages = Arc::new(FilePages::default());
+        assert!(matches!(Program::of(std::process::id(), &pages), Err(GoError::NotGo)));
+        assert!(matches!(Program::of(u32::MAX, &pages), Err(GoError::Program(_))));
     }
 
     #[test]

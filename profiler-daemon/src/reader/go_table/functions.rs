@@ -72,6 +72,22 @@ impl<'a> Tables<'a> {
         }
     }
 
+    /// Names of functions, each ended by a zero byte.
+    pub(super) const fn names(&self) -> &'a [u8] {
+        self.names
+    }
+
+    /// Where a function begins and ends, and where its name is.
+    pub(super) fn listed(&self, index: usize) -> Result<(u64, u64, u32)> {
+        const OUTSIDE: GoTableError = GoTableError::Outside("functions");
+        self.patience.spend(1)?;
+        let at = |word: usize| u32_at(self.functions, index * INDEX_BYTES + word).ok_or(OUTSIDE);
+        let (start, record, end) = (at(0)?, at(4)?, at(INDEX_BYTES)?);
+        let name = u32_at(self.functions, record as usize + record::NAME).ok_or(OUTSIDE)?;
+        let svma = |into: u32| self.layout.text.saturating_add(into.into());
+        Ok((svma(start), svma(end), name))
+    }
+
     /// svma at which a function begins.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn start(&self, index: usize) -> Option<u64> {

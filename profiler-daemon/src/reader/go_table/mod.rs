@@ -59,6 +59,13 @@ pub(super) struct GoTable {
     layout: Layout,
 }
 
+/// The functions of a program.
+pub(super) struct Listed {
+    /// First svma, one past the last, and where the name begins, which a zero byte ends.
+    pub(super) functions: Vec<(u64, u64, u32)>,
+    pub(super) names: Vec<u8>,
+}
+
 /// A function, and the line in it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Frame<'a> {
@@ -124,6 +131,17 @@ impl GoTable {
             }
         }
         failed
+    }
+
+    /// All functions.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged, or takes too long.
+    pub(super) fn all(&self, patience: &Patience) -> Result<Listed> {
+        let tables = Tables::new(&self.bytes, &self.layout, patience);
+        let functions = (0..self.layout.count).map(|index| tables.listed(index));
+        Ok(Listed { functions: functions.collect::<Result<_>>()?, names: tables.names().to_vec() })
     }
 
     /// svmas at which functions begin.

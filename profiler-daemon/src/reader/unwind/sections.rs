@@ -79,12 +79,16 @@ struct Load {
     svma: u64,
     offset: u64,
     size: u64,
+    /// One past the last svma, of what is not in the file, too.
+    end: u64,
     is_writable: bool,
 }
 
 /// What is in the file of a loaded segment.
 pub(in crate::reader) struct Loaded<'a> {
     pub(in crate::reader) svma: u64,
+    /// One past the last svma, of what is not in the file, too.
+    pub(in crate::reader) end: u64,
     pub(in crate::reader) bytes: &'a [u8],
     pub(in crate::reader) is_writable: bool,
 }
@@ -165,8 +169,9 @@ impl<'a> Elf<'a> {
             match kind {
                 PT_LOAD if self.loads.len() < MAX_LOADS => {
                     let is_writable = flags & PF_W != 0;
-                    self.loads.push(Load { svma, offset: word(8), size: word(32), is_writable });
                     let end = svma.saturating_add(word(40)).min(MAX_SVMA);
+                    let (offset, size) = (word(8), word(32));
+                    self.loads.push(Load { svma, offset, size, end, is_writable });
                     if flags & PF_X != 0 && svma < end {
                         self.code.push(svma..end);
                     }
@@ -262,10 +267,10 @@ impl<'a> Elf<'a> {
     /// The loaded segments, as far as they are in the file.
     pub(in crate::reader) fn segments(&self) -> impl Iterator<Item = Loaded<'a>> {
         self.loads.iter().filter_map(|load| {
-            let Load { svma, offset, size, is_writable } = *load;
+            let Load { svma, offset, size, end, is_writable } = *load;
             let rest = self.bytes.get(usize::try_from(offset).ok()?..)?;
             let size = usize::try_from(size).unwrap_or(usize::MAX).min(rest.len());
-            Some(Loaded { svma, bytes: &rest[..size], is_writable })
+            Some(Loaded { svma, end, bytes: &rest[..size], is_writable })
         })
     }
 

@@ -7,6 +7,7 @@ mod index;
 mod kills;
 mod soak;
 mod target;
+mod threads;
 mod throughput;
 mod waits;
 
@@ -17,6 +18,7 @@ pub(super) use self::{
     kills::run as kills,
     soak::{fork_storm, many_windows},
     target::run as target,
+    threads::run as threads,
     waits::run as waits,
 };
 

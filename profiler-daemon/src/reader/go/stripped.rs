@@ -1,0 +1,191 @@
+//! Where the runtime's variables are in a program without symbols: functions of the runtime refer to
+//! them, whose names and places the runtime's own table has, and what is in memory there shows which
+//! is which.
+
+use std::{ops::Range, time::Duration};
+
+use super::{
+    super::{
+        elf::u32_at,
+        go_table::{GoTable, Listed},
+        patience::Patience,
+        unwind::sections::Elf,
+    },
+    GoError, Variables,
+    memory::{Memory, half, word},
+};
+
+/// How long reading the table may take, of a CPU.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The most code of a function that is looked at, in bytes.
+const MOST_CODE: usize = 8 << 10;
+
+/// The highest rate that is believed, in bytes.
+const MOST_RATE: u64 = 1 << 50;
+
+/// Offset of a bucket's type.
+const TYPE: u64 = 16;
+
+/// The functions that the runtime's table in a file has.
+///
+/// # Errors
+///
+/// [`GoError::Stripped`]: there is none.
+pub(super) fn functions(table: &GoTable) -> Result<Listed, GoError> {
+    table.all(&Patience::of(PATIENCE)).map_err(|_| GoError::Stripped)
+}
+
+/// Finds the variables in a file, which `memory` has at `bias` further.
+pub(super) fn variables(
+    elf: &Elf<'_>,
+    listing: &Listed,
+    memory: &impl Memory,
+    bias: u64,
+) -> Variables {
+    let finder = Finder { elf, listing, memory, bias };
+    let mut found = Variables::new();
+    let mut add = |name: &'static str, svma: Option<u64>| {
+        if let Some(svma) = svma {
+            found.insert(name, svma);
+        }
+    };
+    let goroutines = finder.goroutines();
+    add("runtime.allgs", goroutines);
+    // As long as the slice says.
+    add("runtime.allglen", goroutines.map(|it| it.wrapping_add(8)));
+    let lists = finder.references("runtime.stkbucket");
+    for (name, number) in
+        [("runtime.mbuckets", 1), ("runtime.bbuckets", 2), ("runtime.xbuckets", 3)]
+    {
+        add(name, finder.list(&lists, number));
+    }
+    add("runtime.mProfCycle", finder.cycle());
+    add("runtime.MemProfileRate", finder.memory_rate());
+    add("runtime.blockprofilerate", finder.references("runtime.blockevent").first().copied());
+    found
+}
+
+struct Finder<'a, M> {
+    elf: &'a Elf<'a>,
+    listing: &'a Listed,
+    memory: &'a M,
+    bias: u64,
+}
+
+impl<M: Memory> Finder<'_, M> {
+    /// svmas of the variables that a function refers to, nearly in the order of its code, each once.
+    fn references(&self, function: &str) -> Vec<u64> {
+        let is_it = |&&(_, _, name): &&(u64, u64, u32)| {
+            let bytes = self.listing.names.get(name as usize..).unwrap_or_default();
+            bytes.strip_prefix(function.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+        };
+        let Some(&(start, end, _)) = self.listing.functions.iter().find(is_it) else {
+            return Vec::new();
+        };
+        let code = self.elf.loaded(start).unwrap_or_default();
+        let size = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
+        let code = &code[..size.min(MOST_CODE).min(code.len())];
+        let mut found = Vec::new();
+        for svma in references(code, start) {
+            let is_data = self.data().any(|data| data.contains(&svma));
+            if is_data && !found.contains(&svma) {
+                found.push(svma);
+            }
+        }
+        found
+    }
+
+    /// Where variables are.
+    fn data(&self) -> impl Iterator<Item = Range<u64>> {
+        let writable = self.elf.segments().filter(|it| it.is_writable);
+        writable.map(|it| it.svma..it.end)
+    }
+
+    fn word(&self, svma: u64) -> Option<u64> {
+        word(self.memory, svma.wrapping_add(self.bias))
+    }
+
+    /// The slice of all goroutines: the only one that `allgadd` adds to.
+    fn goroutines(&self) -> Option<u64> {
+        let all = self.references("runtime.allgadd");
+        all.iter().copied().find(|&at| {
+            let [length, room] = [8, 16].map(|into| at.wrapping_add(into));
+            let is_slice = all.contains(&length) || all.contains(&room);
+            let [array, length, room] =
+                [at, length, room].map(|at| self.word(at).unwrap_or_default());
+            is_slice && array != 0 && (1..=room).contains(&length)
+        })
+    }
+
+    /// A list of buckets of one type. An empty one looks like any other.
+    fn list(&self, all: &[u64], number: u64) -> Option<u64> {
+        let is_of = |at: &&u64| {
+            let bucket = self.word(**at).filter(|bucket| *bucket != 0);
+            bucket.and_then(|bucket| word(self.memory, bucket.wrapping_add(TYPE))) == Some(number)
+        };
+        let is_empty = |at: &&u64| self.word(**at) == Some(0);
+        all.iter().find(is_of).or_else(|| all.iter().find(is_empty)).copied()
+    }
+
+    /// What `mProf_Flush` looks at first.
+    fn cycle(&self) -> Option<u64> {
+        let all = self.references("runtime.mProf_Flush");
+        all.into_iter().find(|&at| half(self.memory, at.wrapping_add(self.bias)).is_some())
+    }
+
+    /// What allocations are sampled by: two functions begin to wait for the next sample, and have
+    /// nothing else in common.
+    fn memory_rate(&self) -> Option<u64> {
+        let caches = self.references("runtime.allocmcache");
+        let mut both = self.references("runtime.profilealloc");
+        both.retain(|at| caches.contains(at) && self.word(*at).is_some_and(|it| it <= MOST_RATE));
+        both.first().copied()
+    }
+}
+
+/// svmas that code may refer to. On x86_64 instructions have 32 bits that the address of the next
+/// instruction is added to; which bits those are, decoding would tell: here all are tried, and few of
+/// the wrong ones lead to a variable.
+#[cfg(target_arch = "x86_64")]
+fn references(code: &[u8], start: u64) -> impl Iterator<Item = u64> {
+    // What may follow within the instruction: mostly nothing, else a constant.
+    const BEHIND: [u64; 3] = [0, 1, 4];
+    let all = BEHIND.into_iter().flat_map(move |more| {
+        (0..code.len()).filter_map(move |at| {
+            let offset = i64::from(u32_at(code, at)? as i32);
+            let next = start.wrapping_add(at as u64 + 4 + more);
+            Some(next.wrapping_add_signed(offset))
+        })
+    });
+    all.filter(|svma| svma.is_multiple_of(4))
+}
+
+/// The same on aarch64: an instruction has the page (`adrp`), and one after it the place in that
+/// (`add`, `ldr`, `str`).
+#[cfg(target_arch = "aarch64")]
+fn references(code: &[u8], start: u64) -> impl Iterator<Item = u64> {
+    let mut pages = [None; 32];
+    let instructions = (start..).step_by(4).zip(code.chunks_exact(4));
+    instructions.filter_map(move |(pc, bytes)| {
+        let word = u32_at(bytes, 0)?;
+        let register = (word & 31) as usize;
+        if word & 0x9f00_0000 == 0x9000_0000 {
+            let pages_on = (word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3;
+            let bytes_on = i64::from((pages_on << 11) as i32 >> 11) << 12;
+            pages[register] = Some((pc & !0xfff).wrapping_add_signed(bytes_on));
+            return None;
+        }
+        let base = pages[(word >> 5 & 31) as usize]?;
+        let immediate = u64::from(word >> 10 & 0xfff);
+        let is_add = word & 0xffc0_0000 == 0x9100_0000;
+        let is_of_word = word & 0xff80_0000 == 0xf900_0000;
+        let is_of_half = word & 0xff80_0000 == 0xb900_0000;
+        let scale = if is_of_word { 8 } else { 4 };
+        match () {
+            () if is_add => Some(base + immediate),
+            () if is_of_word || is_of_half => Some(base + immediate * scale),
+            () => None,
+        }
+    })
+}
