@@ -1,15 +1,16 @@
 //! A run of the command line: from options to files and a closing table.
 
+mod error;
+mod signals;
+
 use std::{
     io::{self, Write as _},
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc::UnboundedReceiver,
-    task::JoinHandle,
-};
+use tokio::{sync::mpsc::UnboundedReceiver, task::JoinHandle};
+
+pub use error::RunError;
 
 use crate::{
     cli::{self, Options},
@@ -19,7 +20,6 @@ use crate::{
         summary::{Asked, Style},
     },
     go_snapshots::{self, Snapshots, Taken},
-    kernel::KernelError,
     process::{Filter, Glob},
     profile::{Kind, Profile, Window},
     progress::Progress,
@@ -28,89 +28,11 @@ use crate::{
     targets::Targets,
 };
 
+use error::explain;
+use signals::Signals;
+
 /// Exit status where the kernel does not let us sample.
 pub(crate) const UNABLE: u8 = 3;
-
-/// Why a run failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Recording failed.
-    #[error("{}", explain(.0))]
-    Record(#[from] RecordError),
-    /// The output cannot be written.
-    #[error(transparent)]
-    Files(#[from] files::Error),
-    /// There is none of the processes that were asked for.
-    #[error("{}", no_process(.0))]
-    NoProcess(Vec<u32>),
-    /// The command could not be started.
-    #[error("cannot start a process for the command: {0}")]
-    Command(io::Error),
-    /// The daemon does not do that for users.
-    #[error(
-        "for users without privileges rprofd serve, at {}, records with --pid PID or -- COMMAND, \
-         of their own processes, without --window, --user-only, --kernel-only, --event, \
-         --no-inlines, --ignore-defects, --block-rate, \
-         --block-stacks and --mutex-fraction\n{}",
-        .0.display(),
-        rights::advice()
-    )]
-    NotForUsers(std::path::PathBuf),
-    /// The server does not start.
-    #[error(transparent)]
-    Listen(#[from] crate::server::ListenError),
-    /// Who may ask is not said, or wrong.
-    #[error(transparent)]
-    Access(#[from] crate::server::AccessError),
-    /// A pattern is wrong.
-    #[error("the unit's name is no pattern: {0}")]
-    Unit(String),
-    /// A call of our own failed.
-    #[error("{call}: {io_error}")]
-    SystemCall {
-        /// The call.
-        call: &'static str,
-        /// What it returned.
-        io_error: io::Error,
-    },
-    /// The recording's thread is gone.
-    #[error("the recording ended unexpectedly; run again with -vv and report what it says")]
-    Gone,
-}
-
-impl RunError {
-    pub(crate) fn of(call: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |io_error| Self::SystemCall { call, io_error }
-    }
-
-    /// The process's exit status for it.
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Self::Record(RecordError::Kernel(
-                KernelError::NotPermitted { .. }
-                | KernelError::NoBtf(_)
-                | KernelError::Bpf(_)
-                | KernelError::PidNamespace,
-            )) => UNABLE,
-            Self::Record(RecordError::Kernel(KernelError::NoCycles(_))) => UNABLE,
-            Self::Access(_) => 2,
-            Self::NotForUsers(_) => UNABLE,
-            Self::Unit(_) => 2,
-            Self::Files(error) if error.is_usage() => 2,
-            _ => 1,
-        }
-    }
-}
-
-/// An error of the kernel stage, with what to do about it.
-fn explain(error: &RecordError) -> String {
-    match error {
-        RecordError::Kernel(kernel) if kernel.is_permission() => {
-            format!("the kernel refuses: {kernel}\n{}", rights::advice())
-        }
-        other => other.to_string(),
-    }
-}
 
 /// Does what the options say. Returns the exit status.
 ///
@@ -498,30 +420,6 @@ impl Run {
 
     fn has_samples(&self) -> bool {
         self.summaries.iter().any(|summary| summary.samples() > 0)
-    }
-}
-
-/// Ctrl-C and its kin.
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn new() -> Result<Self, RunError> {
-        let listen = |kind| signal(kind).map_err(RunError::of("sigaction"));
-        Ok(Self([
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn next(&mut self) -> rustix::process::Signal {
-        use rustix::process::Signal;
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => Signal::INT,
-            _ = terminate.recv() => Signal::TERM,
-            _ = hangup.recv() => Signal::HUP,
-        }
     }
 }
 

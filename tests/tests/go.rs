@@ -365,6 +365,9 @@ fn a_benchmark_of_go_is_profiled_without_its_compiler() {
     let cpu = of("cpu");
     let own = cpu.total_where("samples", |sample| cpu.has_function(sample, "sums.sum"));
     assert!(own > 100 && own * 10 > cpu.total("samples") * 9, "{own}");
+    // Programs that go test runs are stripped.
+    let complete = cpu.count("outcome.complete").unwrap_or_default() as i64;
+    assert!(complete * 10 > cpu.total("samples") * 9, "{complete}: {:?}", cpu.comments);
     let heap = of("heap");
     let kept = heap.total_where("inuse_space", |it| heap.has_function(it, "sums.BenchmarkSums"));
     assert!(kept >= 8 << 20, "{kept}");

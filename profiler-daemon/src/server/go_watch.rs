@@ -14,7 +14,7 @@ use crate::{
         Process,
         go::frames::{Frames, is_of_runtime},
     },
-    reader::protocol::{GoMemory, GoStack, GoWhat, Goroutine},
+    reader::protocol::{GoMemory, GoStack, GoStats, GoWhat, Goroutine},
 };
 
 /// How often a program is looked at, at most.
@@ -71,6 +71,7 @@ struct Watched {
     goroutines: Option<usize>,
     groups: HashMap<Vec<u64>, Group>,
     suspects: Vec<Suspect>,
+    stats: Option<GoStats>,
 }
 
 /// Goroutines of one stack.
@@ -137,15 +138,21 @@ pub(super) struct GoProgram {
     pub(super) process: Arc<Process>,
     pub(super) goroutines: usize,
     pub(super) suspects: Vec<Suspect>,
+    /// What its collector has counted, if that is known.
+    pub(super) stats: Option<GoStats>,
 }
 
 impl GoWatch {
     /// The Go programs among these processes, in their order.
     pub(super) fn programs(&self, processes: &[Arc<Process>]) -> Vec<GoProgram> {
         let program = |process: &Arc<Process>| {
-            let Watched { goroutines, suspects, .. } = self.programs.get(&key(process))?;
-            let (process, suspects) = (Arc::clone(process), suspects.clone());
-            Some(GoProgram { process, goroutines: (*goroutines)?, suspects })
+            let known = self.programs.get(&key(process))?;
+            Some(GoProgram {
+                process: Arc::clone(process),
+                goroutines: known.goroutines?,
+                suspects: known.suspects.clone(),
+                stats: known.stats.clone(),
+            })
         };
         processes.iter().filter_map(program).collect()
     }
@@ -191,10 +198,12 @@ impl GoWatch {
             goroutines: None,
             groups: HashMap::new(),
             suspects: Vec::new(),
+            stats: None,
         });
         it.process = Arc::clone(process);
         it.next = now + if memory.is_some() { EVERY } else { OTHERS_EVERY };
         it.goroutines = memory.map(|memory| memory.goroutines.len());
+        it.stats = memory.and_then(|memory| memory.stats.clone());
         let counts = memory.map(counts).unwrap_or_default();
         it.groups.retain(|stack, _| counts.contains_key(stack));
         for (stack, count) in counts {

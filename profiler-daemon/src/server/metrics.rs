@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{App, endpoints::list, go_watch::GoProgram, peer::Peer, refused::Refused};
+use super::{App, endpoints::list, go_metrics, go_watch::GoProgram, peer::Peer, refused::Refused};
 use crate::{
     files::Report,
     profile::{Kind, Profile, Window},
@@ -269,18 +269,11 @@ fn render(totals: &Totals, now: &Now) -> String {
 }
 
 /// A value of a label as OpenMetrics has it; the crate writes it as it is.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
-/// Of a Go program.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfProcess {
-    pid: u32,
-    comm: String,
-}
-
-/// Of a group of its goroutines.
+/// Of a group of a Go program's goroutines.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfGroup {
     pid: u32,
@@ -305,12 +298,9 @@ fn render_processes(totals: &Totals, go: &[GoProgram]) -> String {
     figures.0.register_with_unit("process_cpu", help, Unit::Seconds, busy);
     let help = "Share of user stacks that are complete, by the processes' name";
     figures.0.register("process_complete_ratio", help, complete);
-    let goroutines = Family::<OfProcess, Gauge>::default();
     let suspects = Family::<OfGroup, Gauge>::default();
     for program in go {
         let (pid, comm) = (program.process.pid, escaped(&program.process.comm));
-        let label = OfProcess { pid, comm: comm.clone() };
-        goroutines.get_or_create(&label).set(signed(program.goroutines as u64));
         for group in &program.suspects {
             let function = escaped(group.function());
             let label = OfGroup { pid, comm: comm.clone(), function };
@@ -319,14 +309,9 @@ fn render_processes(totals: &Totals, go: &[GoProgram]) -> String {
     }
     let help = "Goroutines of groups that only grow, by where they wait: suspected leaks";
     figures.0.register("go_leak_suspects", help, suspects);
-    // By the name that programs give it themselves.
-    let mut all = Registry::default();
-    all.register("go_goroutines", "Number of goroutines that currently exist", goroutines);
     let mut text = figures.text();
     text.truncate(text.len() - END.len());
-    // Writing to a string does not fail.
-    let _ = encode(&mut text, &all);
-    text
+    text + &go_metrics::render(go) + END
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod credentials;
 mod doors;
 mod endpoints;
 mod go;
+mod go_metrics;
 mod go_watch;
 mod index;
 mod listen;

@@ -1,12 +1,12 @@
 //! The windows of the last hour, in memory.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use crate::profile::{Kind, Process, Profile, Window};
+use crate::profile::{Kind, Process, Profile, Sample, Window};
 
 /// How far back they go.
 const AGE: Duration = Duration::from_secs(3600);
@@ -120,6 +120,16 @@ fn joined(mut span: Window, next: &Window) -> Window {
     span
 }
 
+/// What a program's own labels take: many samples share a set of them.
+fn label_bytes(samples: &[Sample]) -> usize {
+    let mut seen = HashSet::new();
+    let sets = samples.iter().map(|it| &it.labels).filter(|it| !it.is_empty());
+    let distinct = sets.filter(|it| seen.insert(Arc::as_ptr(it).cast::<u8>()));
+    let of_label =
+        |(key, value): &(Arc<str>, Arc<str>)| size_of_val(key) * 2 + key.len() + value.len();
+    distinct.map(|it| it.iter().map(of_label).sum::<usize>()).sum()
+}
+
 /// About what a profile takes, in bytes. (Names are shared with other profiles.)
 fn bytes_of(profile: &Profile) -> usize {
     let Profile { mappings, locations, functions, stacks, samples, comments, .. } = profile;
@@ -131,6 +141,7 @@ fn bytes_of(profile: &Profile) -> usize {
         + size_of_val(&**functions)
         + size_of_val(&**stacks)
         + size_of_val(&**samples)
+        + label_bytes(samples)
         + lines * size_of::<crate::profile::Line>()
         + frames * size_of::<u32>()
         + comments

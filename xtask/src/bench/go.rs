@@ -1,6 +1,7 @@
 //! What reading Go programs from outside promises.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader},
     process::Stdio,
     sync::mpsc::{self, Receiver},
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use rprofd_tests::{
-    Program, procfs,
+    Profile, Program, procfs,
     programs::Running,
     serve::{self, Daemon, wait_for},
 };
@@ -105,6 +106,49 @@ pub(super) fn memory(bench: &Bench) -> Result<Vec<Figure>> {
         ));
     }
     Ok(figures)
+}
+
+/// For how long both look, in seconds.
+const SECONDS: &str = "40";
+
+/// The functions with the largest shares.
+const TOP: usize = 20;
+
+/// The CPU profile beside Go's own of the same seconds.
+pub(super) fn cpu(bench: &Bench) -> Result<Vec<Figure>> {
+    let program = Program::build("gocpu.go");
+    let own = bench.dir().join("own.pb.gz");
+    let run = bench.rprofd().args(["-F", "199", "--", program.arg(), SECONDS]).args([&own]).run();
+    let run = run.expect_success();
+    let seen = shares(&run.profile_of("gocpu"));
+    let own = shares(&Profile::read(&own));
+    let mut top: Vec<_> = own.iter().collect();
+    top.sort_by(|a, b| b.1.total_cmp(a.1));
+    let mut figures = Vec::new();
+    let mut furthest = 0_f64;
+    for (function, share) in top.into_iter().take(TOP) {
+        let other = seen.get(function).copied().unwrap_or_default();
+        furthest = furthest.max((other - share).abs());
+        figures.push(Figure::new(format!("{function}: Go's"), *share, "%", Bound::Open));
+        figures.push(Figure::new(format!("{function}: rprofd's"), other, "%", Bound::Open));
+    }
+    figures.push(Figure::new("furthest apart", furthest, "points", Bound::AtMost(2.0)));
+    Ok(figures)
+}
+
+/// The share of each function, in %: of the innermost one that is the program's, since Go does not
+/// see into the kernel.
+fn shares(profile: &Profile) -> BTreeMap<String, f64> {
+    let mut shares: BTreeMap<String, f64> = BTreeMap::new();
+    let all = profile.total("samples") as f64;
+    for sample in &profile.samples {
+        let own = sample.stack.iter().find(|location| !profile.is_kernel(**location));
+        let line = own.and_then(|location| profile.locations[location].lines.first());
+        let function = line.map_or("?", |line| line.function.as_str());
+        // How often it was seen is the first value of both.
+        *shares.entry(function.to_owned()).or_default() += sample.values[0] as f64 / all * 100.0;
+    }
+    shares
 }
 
 /// A leak of 10 goroutines a second: how long until it is told where they wait.

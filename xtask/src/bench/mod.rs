@@ -53,7 +53,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 31] = [
+const ENTRIES: [Entry; 32] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -186,6 +186,11 @@ const ENTRIES: [Entry; 31] = [
         name: "go-memory",
         about: "reading 100,000 goroutines, and 20,000 stacks that have allocated",
         run: go::memory,
+    },
+    Entry {
+        name: "go-cpu",
+        about: "shares of functions beside the CPU profile that Go takes of the same seconds",
+        run: go::cpu,
     },
     Entry {
         name: "go-leak",

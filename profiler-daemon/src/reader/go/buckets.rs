@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::{
     super::protocol::{GoBucket, GoMemory, GoWhat},
     GoError, Stacks,
-    memory::{Deadline, Memory, half, word, word_in},
+    memory::{Deadline, Memory, Window, half, word, word_in},
     program::Program,
 };
 
@@ -16,7 +16,7 @@ pub(super) const MOST_BUCKETS: usize = 100_000;
 /// The most frames of a stack that are believed: GODEBUG=profstackdepth is at most so much.
 const MOST_FRAMES: usize = 1_024;
 
-/// So much is read at once: most buckets have less.
+/// So much is looked at of a bucket whose size is not known yet: most have less.
 const COMMON_BYTES: usize = 1_024;
 
 /// Offsets in a bucket, in bytes; the stack is at its end.
@@ -168,6 +168,7 @@ fn walk(
 ) -> Result<u64, GoError> {
     let mut at = word(memory, list).ok_or(GoError::Unreadable("a list of buckets"))?;
     let mut seen = HashSet::new();
+    let mut window = Window::default();
     while at != 0 {
         if seen.len() >= MOST_BUCKETS {
             return Ok(1);
@@ -178,7 +179,7 @@ fn walk(
         if deadline.is_over() {
             return Err(GoError::Late);
         }
-        let bucket = bucket(memory, at, number, record_bytes)?;
+        let bucket = bucket(memory, &mut window, at, number, record_bytes)?;
         at = bucket.next;
         each(bucket);
     }
@@ -187,15 +188,14 @@ fn walk(
 
 fn bucket(
     memory: &impl Memory,
+    window: &mut Window,
     at: u64,
     number: u64,
     record_bytes: usize,
 ) -> Result<Bucket, GoError> {
     const WRONG: GoError = GoError::Inconsistent("a bucket is none");
-    let mut bytes = vec![0; COMMON_BYTES];
-    let count = memory.read(at, &mut bytes);
-    bytes.truncate(count);
-    let word = |at: usize| word_in(&bytes, at).ok_or(WRONG);
+    let bytes = window.bytes(memory, at, COMMON_BYTES);
+    let word = |at: usize| word_in(bytes, at).ok_or(WRONG);
     let frames = usize::try_from(word(FRAMES)?).map_err(|_| WRONG)?;
     if word(TYPE)? != number || frames > MOST_FRAMES {
         return Err(WRONG);
@@ -203,11 +203,9 @@ fn bucket(
     let (next, size) = (word(NEXT)?, word(SIZE)?);
     let record = STACK + frames * 8;
     let end = record + record_bytes;
+    let bytes = window.bytes(memory, at, end);
     if bytes.len() < end {
-        bytes.resize(end, 0);
-        if memory.read(at, &mut bytes) < end {
-            return Err(WRONG);
-        }
+        return Err(WRONG);
     }
     let frames = bytes[STACK..record].chunks_exact(8);
     let frames = frames.filter_map(|it| word_in(it, 0)).filter(|it| *it != LOGICAL);

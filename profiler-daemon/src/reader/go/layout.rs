@@ -34,6 +34,12 @@ pub(super) struct Layout {
     pub(super) labels: u32,
     /// They are a map, until 1.24: later a slice.
     pub(super) labels_are_map: bool,
+    /// `mstats.last_gc_unix`.
+    pub(super) last_gc: u64,
+    /// `gcControllerState.gcPercentHeapGoal`.
+    pub(super) heap_goal: u64,
+    /// `gcControllerState.heapMarked`.
+    pub(super) heap_marked: u64,
     /// The version: 26 of `go1.26.8`.
     minor: u32,
 }
@@ -94,6 +100,17 @@ impl Layout {
             running: if minor < 25 { 0xc0 } else { 0xb8 },
             labels: 0x158,
             labels_are_map: minor < 24,
+            last_gc: if minor < 25 { 0xe08 } else { 0xdf0 },
+            heap_goal: match minor {
+                19 => 0x68,
+                20 => 0x30,
+                _ => 0x48,
+            },
+            heap_marked: match minor {
+                19 => 0xb8,
+                20 => 0x80,
+                _ => 0x98,
+            },
             minor,
         };
         Some(match minor {

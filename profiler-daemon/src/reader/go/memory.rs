@@ -94,6 +94,41 @@ impl Pieces {
     }
 }
 
+/// A piece of memory that was read at once: what a runtime allocates one after the other lies side by
+/// side.
+#[derive(Default)]
+pub(super) struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    const BYTES: usize = 16 << 10;
+
+    /// What is at an avma: at least so many bytes, where memory is there.
+    pub(super) fn bytes(&mut self, memory: &impl Memory, at: u64, least: usize) -> &[u8] {
+        let has = |window: &Self| {
+            let into = usize::try_from(at.wrapping_sub(window.start)).ok()?;
+            window.bytes.get(into..).filter(|rest| rest.len() >= least).map(|_| into)
+        };
+        if has(self).is_none() {
+            self.read(memory, at & !(Self::BYTES as u64 - 1), Self::BYTES);
+        }
+        if has(self).is_none() {
+            self.read(memory, at, least.max(Self::BYTES));
+        }
+        let into = usize::try_from(at.wrapping_sub(self.start)).unwrap_or(usize::MAX);
+        self.bytes.get(into..).unwrap_or_default()
+    }
+
+    fn read(&mut self, memory: &impl Memory, start: u64, size: usize) {
+        self.bytes.resize(size, 0);
+        let count = memory.read(start, &mut self.bytes);
+        self.bytes.truncate(count);
+        self.start = start;
+    }
+}
+
 /// The end of the time that one answer may take.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {

@@ -10,6 +10,7 @@ pub(super) mod labels;
 mod layout;
 mod memory;
 mod program;
+mod stats;
 mod stripped;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -130,7 +131,10 @@ fn read_with(
         }
         GoWhat::Block => found.rate = read("runtime.blockprofilerate")?,
         GoWhat::Mutex => found.rate = mutex_rate(memory, program)?,
-        GoWhat::Goroutines => goroutines::read(memory, program, now_ns, deadline, &mut found)?,
+        GoWhat::Goroutines => {
+            goroutines::read(memory, program, now_ns, deadline, &mut found)?;
+            found.stats = stats::read(memory, program);
+        }
     }
     if matches!(what, GoWhat::Block | GoWhat::Mutex) {
         (found.ticks_per_second, found.is_measured) = ticks_per_second(memory, program, now_ns)?;

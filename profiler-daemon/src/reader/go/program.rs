@@ -32,7 +32,7 @@ const STT_FUNC: u8 = 2;
 const AT_ENTRY: u64 = 9;
 
 /// What is looked for.
-const VARIABLES: [&str; 11] = [
+const VARIABLES: [&str; 13] = [
     "runtime.mbuckets",
     "runtime.bbuckets",
     "runtime.xbuckets",
@@ -44,6 +44,8 @@ const VARIABLES: [&str; 11] = [
     "runtime.allgs",
     "runtime.allglen",
     "runtime.fingStatus",
+    "runtime.memstats",
+    "runtime.gcController",
 ];
 
 /// A Go program, as a process runs it.

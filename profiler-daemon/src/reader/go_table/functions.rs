@@ -19,6 +19,7 @@ const INLINED_CALLS: u32 = 3;
 /// Offsets in a function's record, in bytes.
 mod record {
     pub(super) const NAME: usize = 4;
+    pub(super) const STACK_DELTAS: usize = 16;
     pub(super) const FILES: usize = 20;
     pub(super) const LINES: usize = 24;
     pub(super) const TABLES: usize = 28;
@@ -86,6 +87,31 @@ impl<'a> Tables<'a> {
         let name = u32_at(self.functions, record as usize + record::NAME).ok_or(OUTSIDE)?;
         let svma = |into: u32| self.layout.text.saturating_add(into.into());
         Ok((svma(start), svma(end), name))
+    }
+
+    /// Where the stack pointer is in a function, as [`super::Functions::stack_deltas`] has it.
+    pub(super) fn stack_deltas(&self, index: usize, mut take: impl FnMut(u64, i32)) -> Result<()> {
+        const OUTSIDE: GoTableError = GoTableError::Outside("stack deltas");
+        let (start, end, _) = self.listed(index)?;
+        let record = u32_at(self.functions, index * INDEX_BYTES + 4).ok_or(OUTSIDE)?;
+        let record = self.functions.get(record as usize..).ok_or(OUTSIDE)?;
+        let table = u32_at(record, record::STACK_DELTAS).filter(|table| *table != 0);
+        let Some(table) = table else { return Ok(()) };
+        let mut rest = self.values.get(table as usize..).ok_or(OUTSIDE)?;
+        // As in `value`.
+        let (mut value, mut svma) = (-1_i32, start);
+        while svma < end {
+            self.patience.spend(1)?;
+            let change = split_number(&mut rest).ok_or(OUTSIDE)?;
+            if change == 0 && svma > start {
+                break;
+            }
+            value = value.wrapping_add((change >> 1) as i32 ^ -((change & 1) as i32));
+            take(svma, value);
+            let length = split_number(&mut rest).ok_or(OUTSIDE)?;
+            svma = svma.saturating_add(u64::from(length) * self.layout.quantum);
+        }
+        Ok(())
     }
 
     /// svma at which a function begins.

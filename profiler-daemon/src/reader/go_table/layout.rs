@@ -14,7 +14,7 @@ const HEADER_BYTES: usize = 72;
 pub(super) const INDEX_BYTES: usize = 8;
 
 /// The most functions of a program. The largest have some hundred thousand.
-const MAX_FUNCTIONS: u64 = 16 << 20;
+const MAX_FUNCTIONS: u64 = 2 << 20;
 
 /// Bytes that are gone over between two looks at how long it takes.
 const STRIDE_BYTES: usize = 64 << 10;

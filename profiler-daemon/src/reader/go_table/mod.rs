@@ -53,6 +53,50 @@ impl From<Over> for GoTableError {
 
 type Result<T> = std::result::Result<T, GoTableError>;
 
+/// Where a file has the table.
+pub(super) struct Found(Layout);
+
+impl Found {
+    /// Finds it; `None`: there is none that is read here.
+    pub(super) fn find(elf: &Elf<'_>, file: &[u8], patience: &Patience) -> Option<Self> {
+        Layout::find(elf, file, patience, || {}).ok().flatten().map(Self)
+    }
+
+    /// The functions in it.
+    pub(super) fn functions<'a>(&'a self, file: &'a [u8], patience: &'a Patience) -> Functions<'a> {
+        Functions { tables: Tables::new(file, &self.0, patience), count: self.0.count }
+    }
+}
+
+/// The functions of a program, and what the runtime unwinds them by.
+pub(super) struct Functions<'a> {
+    tables: Tables<'a>,
+    count: usize,
+}
+
+impl<'a> Functions<'a> {
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// First svma, one past the last, and the name.
+    pub(super) fn function(&self, index: usize) -> Option<(u64, u64, &'a [u8])> {
+        let (start, end, name) = self.tables.listed(index).ok()?;
+        let name = self.tables.names().get(name as usize..)?;
+        let end_of_name = name.iter().take(MAX_KNOWN_BYTES).position(|&byte| byte == 0);
+        Some((start, end, &name[..end_of_name.unwrap_or(0)]))
+    }
+
+    /// Hands over from which svma on the stack pointer is how far below where the function found it,
+    /// in bytes. `None`: the table is damaged; what came before that was handed over.
+    pub(super) fn stack_deltas(&self, index: usize, take: impl FnMut(u64, i32)) -> Option<()> {
+        self.tables.stack_deltas(index, take).ok()
+    }
+}
+
+/// The longest name that means something to whoever unwinds, in bytes.
+const MAX_KNOWN_BYTES: usize = 64;
+
 /// A Go program's table of functions.
 pub(super) struct GoTable {
     bytes: FileBytes,

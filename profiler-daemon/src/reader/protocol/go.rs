@@ -1,4 +1,4 @@
-//! The messages about what a Go runtime keeps.
+//! The messages about Go programs: how they were built, and what their runtimes keep.
 
 /// What is read of a Go runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prost::Enumeration)]
@@ -75,6 +75,38 @@ pub struct GoMemory {
     /// Contentions are scaled by the fraction already.
     #[prost(bool, tag = "15")]
     pub scales_mutexes: bool,
+    /// With goroutines: what the collector has counted, if that is known.
+    #[prost(message, optional, tag = "16")]
+    pub stats: Option<GoStats>,
+}
+
+/// What the collector has counted.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GoStats {
+    /// Collections that are over.
+    #[prost(uint32, tag = "1")]
+    pub cycles: u32,
+    /// When the last one was over, in nanoseconds since 1970.
+    #[prost(uint64, tag = "2")]
+    pub last_ns: u64,
+    /// For how long the program was stopped, all in all, in nanoseconds.
+    #[prost(uint64, tag = "3")]
+    pub pauses_ns: u64,
+    /// Minimum, quartiles and maximum of the last 256 of that; none if there was no collection.
+    #[prost(uint64, repeated, tag = "4")]
+    pub pause_quantiles_ns: Vec<u64>,
+    /// GOGC; negative: off.
+    #[prost(sint32, tag = "5")]
+    pub percent: i32,
+    /// GOMEMLIMIT, in bytes; the highest number: none.
+    #[prost(sint64, tag = "6")]
+    pub limit_bytes: i64,
+    /// The heap's size at which a collection is to be over, by GOGC.
+    #[prost(uint64, tag = "7")]
+    pub goal_bytes: u64,
+    /// What the last collection has found in use, in bytes.
+    #[prost(uint64, tag = "8")]
+    pub live_bytes: u64,
 }
 
 /// A stack.
@@ -138,4 +170,48 @@ pub struct Goroutine {
     /// It runs, or did not hold still: its stack is where it began, and no more.
     #[prost(bool, tag = "8")]
     pub is_moving: bool,
+}
+
+/// How a Go program was built.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GoBuild {
+    /// The toolchain's own name for itself, such as `go1.26.8`, in printable ASCII; empty where it is
+    /// not known.
+    #[prost(string, tag = "1")]
+    pub version: String,
+    /// Why it is not known: a sentence's rest, of which the file is the subject.
+    #[prost(string, tag = "2")]
+    pub not_known: String,
+    /// Settings of `GODEBUG` that the program was built with, `NAME=VALUE` joined by commas.
+    #[prost(string, tag = "3")]
+    pub default_godebug: String,
+    /// Where the runtime keeps the labels of its goroutines, if that is known.
+    #[prost(message, tag = "4")]
+    pub labels: Option<GoLabels>,
+    /// The version of the program's own module, such as `v1.4.2`; empty where it has none.
+    #[prost(string, tag = "5")]
+    pub module_version: String,
+    /// The revision that the program was built from; empty where that is not known.
+    #[prost(string, tag = "6")]
+    pub vcs_revision: String,
+}
+
+/// Where a Go runtime keeps the labels of its goroutines: [`profiler_ebpf::go::Labels`].
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct GoLabels {
+    /// From the thread pointer to the pointer to what runs (`g`), in bytes; on x86_64.
+    #[prost(sint32, tag = "1")]
+    pub g: i32,
+    /// Offset of `g.m`.
+    #[prost(uint32, tag = "2")]
+    pub m: u32,
+    /// Offset of `m.curg`.
+    #[prost(uint32, tag = "3")]
+    pub curg: u32,
+    /// Offset of `g.labels`.
+    #[prost(uint32, tag = "4")]
+    pub labels: u32,
+    /// They are a map.
+    #[prost(bool, tag = "5")]
+    pub is_map: bool,
 }

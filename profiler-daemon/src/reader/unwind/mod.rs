@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use cfi::{Cfi, Work};
 use evaluate::Sink;
 use go::Prologue;
+use go_rows::GoRows;
 use parts::{Part, Source, lay_below};
 use rows::Rows;
 use sections::Elf;
@@ -24,6 +25,7 @@ mod equation;
 mod evaluate;
 mod expression;
 mod go;
+mod go_rows;
 mod layout;
 mod machine;
 mod parts;
@@ -128,8 +130,8 @@ impl Blocks for UnwindTable {
 ///
 /// [`UnwindError`]. CFI that is damaged or of an unknown kind is no error: it gives rows of
 /// [`Rule::UNSUPPORTED`] or [`Rule::GAP`].
-pub fn build(elf: &[u8]) -> Result<UnwindTable, UnwindError> {
-    let elf = Elf::parse(elf)?;
+pub fn build(bytes: &[u8]) -> Result<UnwindTable, UnwindError> {
+    let elf = Elf::parse(bytes)?;
     let machine = elf.machine;
     let eh_frame = elf.eh_frame().map(|section| {
         let mut frame = EhFrame::new(section.bytes, gimli::LittleEndian);
@@ -159,6 +161,13 @@ pub fn build(elf: &[u8]) -> Result<UnwindTable, UnwindError> {
         cfi_bytes += cfi.size_bytes();
         parts = lay_below(&parts, cfi.functions(&elf.code, Source::DebugFrame, &mut work)?);
     }
+    let go_rows = GoRows::find(&elf, bytes);
+    let go_functions = go_rows.as_ref().map(|it| it.functions(bytes));
+    if let Some(functions) = &go_functions {
+        let [known, plain] = functions.parts(&elf, &mut work)?;
+        cfi_bytes += plain.len();
+        parts = lay_below(&lay_below(&known, parts), plain);
+    }
     let parts = lay_below(&parts, roots::thread_makers(&elf, &parts));
     let parts = lay_below(&parts, roots.below);
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
@@ -174,6 +183,13 @@ pub fn build(elf: &[u8]) -> Result<UnwindTable, UnwindError> {
         rows.begin(part.start)?;
         match part.source {
             Source::Fixed(rule) => rows.push(part.start, Ok(rule))?,
+            Source::GoTable(index) => {
+                if let Some(functions) = &go_functions {
+                    let prologue = Some(Prologue::new(&elf, part, &mut work)?);
+                    let mut sink = Within { part, rows: &mut rows, prologue };
+                    functions.evaluate(index, &mut sink, &mut work)?;
+                }
+            }
             Source::EhFrame(offset) => {
                 if let Some(cfi) = &mut eh_frame {
                     let mut sink = Within { part, rows: &mut rows, prologue: None };
@@ -212,7 +228,8 @@ pub fn build(elf: &[u8]) -> Result<UnwindTable, UnwindError> {
 pub fn digest(elf: &[u8]) -> Result<[u8; 32], UnwindError> {
     let elf = Elf::parse(elf)?;
     let mut hasher = Sha256::new();
-    for part in elf.headers().into_iter().chain(elf.frame_sections()) {
+    let go_table = if go_rows::is_needed(&elf) { elf.go_table().map(|(_, it)| it) } else { None };
+    for part in elf.headers().into_iter().chain(elf.frame_sections()).chain(go_table) {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }

@@ -20,6 +20,8 @@ pub(super) enum Source {
     EhFrame(u32),
     /// The frame description at this offset of `.debug_frame`.
     DebugFrame(u32),
+    /// The function with this number in the table of Go's runtime.
+    GoTable(u32),
     /// One rule for all addresses.
     Fixed(Rule),
 }

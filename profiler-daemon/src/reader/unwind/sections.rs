@@ -258,6 +258,12 @@ impl<'a> Elf<'a> {
         self.sections.iter().any(|section| section.name.ends_with(b".gopclntab"))
     }
 
+    /// Whether it has `.debug_frame`, compressed or not.
+    pub(super) fn has_debug_frame(&self) -> bool {
+        let names: [&[u8]; 2] = [b".debug_frame", b".zdebug_frame"];
+        self.sections.iter().any(|section| names.contains(&section.name))
+    }
+
     /// The table of functions that Go's linker makes, with its svma, where a section is called so.
     pub(in crate::reader) fn go_table(&self) -> Option<(u64, &'a [u8])> {
         let section = self.sections.iter().find(|section| section.name.ends_with(b".gopclntab"))?;

@@ -362,4 +362,22 @@ fn go() {
     let (kept, all) =
         framed.fold((0, 0), |(kept, all), (_, rule)| (kept + usize::from(rule.fp == 1), all + 1));
     assert!(kept * 100 > all * 99, "{kept} of {all}");
+
+    // Without `.debug_frame` the runtime's table says the same.
+    let built = Command::new("go")
+        .args(["build", "-ldflags=-s -w", "-o", "stripped", "main.go"])
+        .current_dir(dir.path())
+        .env("GOCACHE", std::env::temp_dir().join("rprofd-go-cache"))
+        .env("GOARCH", "amd64")
+        .env("CGO_ENABLED", "0")
+        .status();
+    assert!(built.unwrap().success());
+    let stripped = std::fs::read(dir.path().join("stripped")).unwrap();
+    let stripped = build(&stripped).unwrap();
+    let (mut same, mut all) = (0, 0);
+    for (svma, rule) in table.rows().filter(|(_, rule)| *rule != Rule::GAP) {
+        all += 1;
+        same += usize::from(stripped.find(svma) == rule);
+    }
+    assert!(all > 5_000 && same * 1_000 >= all * 999, "{same} of {all} rows");
 }
