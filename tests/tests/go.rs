@@ -369,6 +369,8 @@ fn a_benchmark_of_go_is_profiled_without_its_compiler() {
     let complete = cpu.count("outcome.complete").unwrap_or_default() as i64;
     assert!(complete * 10 > cpu.total("samples") * 9, "{complete}: {:?}", cpu.comments);
     let heap = of("heap");
+    let row = run.stderr.lines().filter(|line| line.contains("sums.test.heap.pb.gz"));
+    assert!(row.clone().any(|line| line.contains("MB ")), "{}", run.stderr);
     let kept = heap.total_where("inuse_space", |it| heap.has_function(it, "sums.BenchmarkSums"));
     assert!(kept >= 8 << 20, "{kept}");
     assert!(heap.comments.iter().any(|it| it.starts_with("snapshot_age_ms=")), "{heap:?}");

@@ -136,8 +136,8 @@ pub(super) fn cpu(bench: &Bench) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The share of each function, in %: of the innermost one that is the program's, since Go does not
-/// see into the kernel.
+/// The share of each function, in %: of the innermost one that Go sees, which sees neither into the
+/// kernel nor into C.
 fn shares(profile: &Profile) -> BTreeMap<String, f64> {
     let mut shares: BTreeMap<String, f64> = BTreeMap::new();
     let all = profile.total("samples") as f64;
@@ -145,6 +145,8 @@ fn shares(profile: &Profile) -> BTreeMap<String, f64> {
         let own = sample.stack.iter().find(|location| !profile.is_kernel(**location));
         let line = own.and_then(|location| profile.locations[location].lines.first());
         let function = line.map_or("?", |line| line.function.as_str());
+        const CALLS_C: &str = "runtime.cgocall";
+        let function = if profile.has_function(sample, CALLS_C) { CALLS_C } else { function };
         // How often it was seen is the first value of both.
         *shares.entry(function.to_owned()).or_default() += sample.values[0] as f64 / all * 100.0;
     }

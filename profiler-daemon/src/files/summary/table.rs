@@ -112,6 +112,7 @@ impl Summary {
     fn value(&self, totals: [i64; 2]) -> String {
         match self.kind.default_type().1 {
             "nanoseconds" => quantity::seconds(totals[Kind::DEFAULT]),
+            unit @ "bytes" => quantity::with_unit(totals[Kind::DEFAULT], unit),
             _ => String::new(),
         }
     }
