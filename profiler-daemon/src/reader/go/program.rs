@@ -229,8 +229,21 @@ pub(super) fn symbols(table: &[u8]) -> impl Iterator<Item = Symbol> {
     })
 }
 
-/// avma of the program's first instruction, as the kernel told the process.
+/// avma of the program's first instruction, as the kernel told the process. In the middle of an
+/// `exec` the new program is there, and this is not yet.
 fn entry(pid: u32) -> Result<u64, GoError> {
+    const TRIES: u32 = 5;
+    const BETWEEN: Duration = Duration::from_millis(20);
+    for _ in 1..TRIES {
+        match stated_entry(pid) {
+            Err(GoError::NoEntry) => std::thread::sleep(BETWEEN),
+            stated => return stated,
+        }
+    }
+    stated_entry(pid)
+}
+
+fn stated_entry(pid: u32) -> Result<u64, GoError> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     let file = File::open(format!("/proc/{pid}/auxv")).map_err(GoError::Program)?;
