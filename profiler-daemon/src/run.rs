@@ -56,6 +56,11 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     let mut filter = filter(&options, &targets)?;
     let asked = asked(&options, &filter);
     let kinds = kinds(&options.kind);
+    if let (Some(_), Some(read)) =
+        (options.window, kinds.iter().find(|kind| !Kind::ALL.contains(kind)))
+    {
+        return Err(RunError::Window(read.name()));
+    }
     let waiting = if options.command.is_empty() {
         None
     } else {
@@ -337,8 +342,8 @@ impl Run {
         self.progress.stopping();
         // What is read needs names, which a recording that ends does not look for.
         match &self.snapshots {
-            Some(snapshots) if self.stops == 1 => snapshots.end(),
-            _ => self.orders.give(Order::Stop),
+            Some(snapshots) => snapshots.end(),
+            None => self.orders.give(Order::Stop),
         }
     }
 
@@ -351,6 +356,11 @@ impl Run {
 
     /// Writes what was read of kinds that are not recorded.
     async fn write_taken(&mut self, kinds: &[Kind], start: SystemTime) {
+        // Where the recording has ended first.
+        if let Some(mut snapshots) = self.snapshots.take() {
+            snapshots.end();
+            self.taken = snapshots.taken().await;
+        }
         for &kind in kinds.iter().filter(|kind| !Kind::ALL.contains(kind)) {
             let profiles = self.taken.remove(&kind).unwrap_or_default();
             self.write(go_snapshots::window(kind, start, &profiles), profiles).await;
@@ -359,6 +369,7 @@ impl Run {
 
     fn interrupted(&mut self) {
         if self.stops > 0 {
+            self.orders.give(Order::Stop);
             self.orders.give(Order::SkipNames);
         }
         self.stop();

@@ -36,6 +36,9 @@ pub enum RunError {
     /// Who may ask is not said, or wrong.
     #[error(transparent)]
     Access(#[from] crate::server::AccessError),
+    /// Such a kind has no windows.
+    #[error("{0} is read once, at the end: leave --window or -k {0} out")]
+    Window(&'static str),
     /// A pattern is wrong.
     #[error("the unit's name is no pattern: {0}")]
     Unit(String),
@@ -69,7 +72,7 @@ impl RunError {
             Self::Record(RecordError::Kernel(KernelError::NoCycles(_))) => UNABLE,
             Self::Access(_) => 2,
             Self::NotForUsers(_) => UNABLE,
-            Self::Unit(_) => 2,
+            Self::Unit(_) | Self::Window(_) => 2,
             Self::Files(error) if error.is_usage() => 2,
             _ => 1,
         }

@@ -20,6 +20,9 @@ use crate::{
 /// How often a program is looked at, at most.
 const EVERY: Duration = Duration::from_secs(15);
 
+/// So long it is gone on with those that were due, before it is seen which are due now.
+const BATCH: Duration = Duration::from_secs(5);
+
 /// What does not keep its goroutines for us to read is asked again after this long: it may have
 /// called `exec`.
 const OTHERS_EVERY: Duration = Duration::from_secs(300);
@@ -65,7 +68,6 @@ pub(super) struct GoWatch {
 /// A program whose goroutines are counted.
 #[derive(Debug)]
 struct Watched {
-    process: Arc<Process>,
     /// When it is to be looked at again.
     next: Instant,
     goroutines: Option<usize>,
@@ -174,13 +176,17 @@ impl GoWatch {
         without_unused(memory)
     }
 
-    /// Which of those that are there are to be looked at, the longest overdue first; forgets others.
+    /// Which of those that are there are to be looked at: first those that are known as Go programs, and
+    /// of those the longest overdue. Forgets others.
     fn due(&mut self, there: &[Arc<Process>], now: Instant) -> Vec<Arc<Process>> {
         let keys: HashSet<_> = there.iter().map(|it| key(it)).collect();
         self.programs.retain(|key, _| keys.contains(key));
         let next = |it: &Process| self.programs.get(&key(it)).map_or(now, |it| it.next);
         let mut due: Vec<_> = there.iter().filter(|it| next(it) <= now).cloned().collect();
-        due.sort_by_key(|it| next(it));
+        let is_go = |it: &Process| {
+            self.programs.get(&key(it)).is_some_and(|known| known.goroutines.is_some())
+        };
+        due.sort_by_key(|it| (!is_go(it), next(it)));
         due
     }
 
@@ -188,19 +194,17 @@ impl GoWatch {
     /// them, by stack.
     fn looked(
         &mut self,
-        process: &Arc<Process>,
+        process: &Process,
         memory: Option<&GoMemory>,
         now: Instant,
     ) -> Vec<(Vec<u64>, Group)> {
         let it = self.programs.entry(key(process)).or_insert_with(|| Watched {
-            process: Arc::clone(process),
             next: now,
             goroutines: None,
             groups: HashMap::new(),
             suspects: Vec::new(),
             stats: None,
         });
-        it.process = Arc::clone(process);
         it.next = now + if memory.is_some() { EVERY } else { OTHERS_EVERY };
         it.goroutines = memory.map(|memory| memory.goroutines.len());
         it.stats = memory.and_then(|memory| memory.stats.clone());
@@ -288,7 +292,12 @@ pub(crate) async fn watch(app: App) {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let Ok(there) = list(&app, Peer::authenticated()).await else { continue };
         let due = app.with_go(|watch| watch.due(&there, Instant::now()));
+        let begun = Instant::now();
         for process in due {
+            // Where there are many, Go programs are not to wait for all of them.
+            if begun.elapsed() >= BATCH {
+                break;
+            }
             let begin = Instant::now();
             look(&app, &process).await;
             tokio::time::sleep(begin.elapsed() * REST).await;
@@ -296,7 +305,7 @@ pub(crate) async fn watch(app: App) {
     }
 }
 
-async fn look(app: &App, process: &Arc<Process>) {
+async fn look(app: &App, process: &Process) {
     let read = go::read(&app.orders, None, process.pid, GoWhat::Goroutines).await;
     let memory = match read {
         Ok(Ok(memory)) if memory.refusal.is_empty() => Some(memory),
