@@ -489,6 +489,7 @@ impl Recorder {
     }
 
     fn serve_reader(&mut self) -> Result<(), RecordError> {
+        self.symbolizer.hurry(self.stopping || self.collections.is_any_held_up());
         let urgent = self.collections.is_any_ending();
         for info in self.symbolizer.poll(urgent) {
             self.table.describe(&info);

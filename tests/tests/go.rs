@@ -335,13 +335,19 @@ fn labels_tell_what_a_goroutine_does() {
 /// A profile of a process, from when its labels and the names of its functions are known on.
 fn labelled(daemon: &Daemon, pid: u32) -> Profile {
     let begun = Instant::now();
+    let mut seconds = 2;
     loop {
-        let path = format!("/pid/{pid}/debug/pprof/profile?seconds=2&hz=499");
+        let path = format!("/pid/{pid}/debug/pprof/profile?seconds={seconds}&hz=499");
         let profile = daemon.profile(&path);
         let has_labels = profile.samples.iter().any(|it| it.labels.contains_key("handler"));
         let is_named = profile.locations.values().all(|it| !it.lines.is_empty());
-        if has_labels && is_named || begun.elapsed() > Duration::from_secs(60) {
+        // On a full machine a program has a small share of the time.
+        let has_enough = profile.total("samples") > 700;
+        if has_labels && is_named && has_enough || begun.elapsed() > Duration::from_secs(60) {
             return profile;
+        }
+        if !has_enough {
+            seconds = (seconds * 2).min(16);
         }
     }
 }

@@ -47,10 +47,14 @@ pub const TABLES_FD: RawFd = 6;
 /// All lanes.
 pub const LANES: usize = 1 + NAMES_LANES + 1;
 
-/// Niceness of the lanes whose work may take seconds. Samples wait for tables, and not for long;
-/// names may come later.
+/// Niceness of the tables lane, whose work may take seconds. Samples wait for it, and not for long.
 const TABLES_NICENESS: i32 = 5;
-const NAMES_NICENESS: i32 = 10;
+
+/// The same of the names lanes: names may come later, unless somebody waits for them.
+pub const NAMES_NICENESS: i32 = 10;
+
+/// What the threads of the names lanes are called.
+pub const NAMES_LANE: &str = "names";
 
 /// How much rather than others the kernel ends this process when memory runs out, up to 1000
 /// (proc_pid_oom_score_adj(5)).
@@ -130,7 +134,7 @@ fn run() -> Result<(), ChildError> {
     for stream in names {
         let (table, pages) = (Arc::clone(&table), Arc::clone(&pages));
         let namer = || Namer::new(table, pages);
-        releases.push(start_lane("names", NAMES_NICENESS, stream, &started, namer)?);
+        releases.push(start_lane(NAMES_LANE, NAMES_NICENESS, stream, &started, namer)?);
     }
     let files_to_unwind = Arc::clone(&table);
     let pages_to_unwind = Arc::clone(&pages);

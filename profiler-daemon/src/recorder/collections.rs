@@ -4,7 +4,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use profiler_ebpf::record::Wait;
@@ -33,6 +33,9 @@ pub(super) struct Collections {
     /// Rates in Hz, and since when: boot-time clock. Newest last.
     rates: VecDeque<(u64, u64)>,
 }
+
+/// A window may wait this long for names that are made when CPUs have nothing else to do.
+const UNHURRIED: Duration = Duration::from_secs(2);
 
 /// So long a rate is remembered after its end, for samples that are still under way.
 const RATES: usize = 64;
@@ -381,6 +384,14 @@ impl Collections {
     /// Whether one has ended, and waits for its samples and names.
     pub(super) fn is_any_ending(&self) -> bool {
         self.all.iter().any(|collection| collection.ended.is_some())
+    }
+
+    /// Whether names hold something up that somebody waits for.
+    pub(super) fn is_any_held_up(&self) -> bool {
+        self.all.iter().any(|collection| {
+            let is_late = |ended: Instant| ended.elapsed() >= UNHURRIED;
+            collection.ended.is_some_and(|ended| collection.reply.is_some() || is_late(ended))
+        })
     }
 
     /// Takes one out that has ended and is `ready`; windows in their order.

@@ -255,6 +255,12 @@ impl Symbolizer {
         matches!(self.mappings.get(&mapping), Some(MappedFile::Failed))
     }
 
+    /// Whether names are made as soon as other programs' work is done, or whenever CPUs have nothing
+    /// else to do: on a full machine that may be never.
+    pub fn hurry(&mut self, hurries: bool) {
+        self.desks.hurry(hurries);
+    }
+
     /// Takes answers, and asks what is to be asked. `urgent`: everything that is wanted, now.
     /// Returns processes that were described.
     pub fn poll(&mut self, urgent: bool) -> Vec<ProcessInfo> {
