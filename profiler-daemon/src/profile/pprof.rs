@@ -126,21 +126,19 @@ pub fn write(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
                 ..Default::default()
             });
             let own: Vec<_> = own.collect();
+            let all = process.0.iter();
+            let all = all.chain([&tid_label, &thread_label, &state_label, &bytes_label]);
+            // A label without a value is none.
+            let all = all.chain(&own).filter(|label| label.str != 0 || label.num != 0);
+            let mut label = Vec::with_capacity(process.0.len() + 4 + own.len());
+            label.extend(all.cloned());
             proto::Sample {
                 location_id: profile.stacks[sample.stack as usize]
                     .iter()
                     .map(|&location| id_of(location))
                     .collect(),
                 value: values(profile.kind, sample, types),
-                label: process
-                    .0
-                    .iter()
-                    .chain([&tid_label, &thread_label, &state_label, &bytes_label])
-                    .chain(&own)
-                    // A label without a value is none.
-                    .filter(|label| label.str != 0 || label.num != 0)
-                    .cloned()
-                    .collect(),
+                label,
             }
         });
         part.write(&proto::Profile { sample: sample.collect(), ..Default::default() })?;

@@ -140,11 +140,12 @@ impl Collection {
     }
 
     /// Whether all its samples are here, if those from before `attributed_ns` are but for those
-    /// that wait, the oldest of which is of `oldest_ns`.
+    /// that wait, the oldest of which is of `oldest_ns`. Who asks for names alone waits for none.
     pub(super) fn is_whole(&self, attributed_ns: u64, oldest_ns: Option<u64>) -> bool {
-        matches!(self.look, LookFor::Nothing)
-            && attributed_ns >= self.until_ns
-            && oldest_ns.is_none_or(|oldest| oldest >= self.until_ns)
+        self.duration().is_zero()
+            || matches!(self.look, LookFor::Nothing)
+                && attributed_ns >= self.until_ns
+                && oldest_ns.is_none_or(|oldest| oldest >= self.until_ns)
     }
 
     /// How many of its places wait for names.

@@ -74,28 +74,30 @@ impl<'a> Frames<'a> {
         let stack = self.memory.stacks.get(stack as usize);
         let places = stack.map_or(&[][..], |stack| &stack.places);
         let location = |place: u32| Some((place, self.of_place(place)?));
-        let all: Vec<_> = places.iter().filter_map(|&place| location(place)).collect();
-        let is_written = |it: &&(u32, u32)| !self.is_generated[it.1 as usize];
-        let written: Vec<_> = all.iter().filter(is_written).copied().collect();
-        if written.is_empty() { all } else { written }
+        let mut all = Vec::with_capacity(places.len());
+        all.extend(places.iter().filter_map(|&place| location(place)));
+        let is_written = |it: &(u32, u32)| !self.is_generated[it.1 as usize];
+        if all.iter().any(is_written) {
+            all.retain(is_written);
+        }
+        all
     }
 
     /// Of an allocation: from what is not the runtime's on.
     pub(crate) fn of_allocation(&self, stack: u32) -> Box<[u32]> {
         let all = self.places(stack);
         let first = all.iter().position(|&(_, location)| !self.is_of_runtime(location));
-        let shown = self.logical(&all[first.unwrap_or(0)..]);
-        shown.into_iter().map(|(_, location)| location).collect()
+        locations(&self.logical(&all[first.unwrap_or(0)..]))
     }
 
     /// Of a wait.
     pub(crate) fn of_wait(&self, stack: u32) -> Box<[u32]> {
-        self.logical(&self.places(stack)).into_iter().map(|(_, location)| location).collect()
+        locations(&self.logical(&self.places(stack)))
     }
 
     /// Of a goroutine.
     pub(crate) fn of_goroutine(&self, stack: u32) -> Box<[u32]> {
-        self.places(stack).into_iter().map(|(_, location)| location).collect()
+        locations(&self.places(stack))
     }
 
     /// Places and locations of a stack in which each inlined function may have an address of its own: such is
@@ -104,7 +106,7 @@ impl<'a> Frames<'a> {
         let names = |location: u32| {
             self.locations[location as usize].lines.iter().map(|line| line.function)
         };
-        let mut shown: Vec<(u32, u32)> = Vec::new();
+        let mut shown: Vec<(u32, u32)> = Vec::with_capacity(places.len());
         // How many functions of the last one shown are still to come as addresses of their own.
         let mut covered = 0;
         for &(place, location) in places {
@@ -129,6 +131,10 @@ impl<'a> Frames<'a> {
         let line = self.locations[location as usize].lines.first();
         line.is_some_and(|line| is_of_runtime(&self.functions[line.function as usize].name))
     }
+}
+
+fn locations(places: &[(u32, u32)]) -> Box<[u32]> {
+    places.iter().map(|&(_, location)| location).collect()
 }
 
 /// Whether the compiler has made a function, so that one type has another's methods, or so that `go`

@@ -1,8 +1,6 @@
 //! What the runtime has counted, by stack: allocations, waits, contentions. `runtime/mprof.go` has the
 //! structures: lists of buckets, each with its stack and its record behind it.
 
-use std::collections::HashSet;
-
 use super::{
     super::protocol::{GoBucket, GoMemory, GoWhat},
     GoError, Stacks,
@@ -28,6 +26,9 @@ const STACK: usize = 48;
 
 /// Cycles of which an allocation is counted once two more have begun, `memRecord.future`.
 const FUTURES: usize = 3;
+
+/// After how many buckets it is looked how late it is.
+const LOOKS_AT_CLOCK: usize = 64;
 
 /// How often a list is read anew if a cycle has ended meanwhile.
 const MOST_TRIES: u32 = 3;
@@ -55,12 +56,20 @@ impl Cycle {
 }
 
 /// A bucket as it was read.
-struct Bucket {
+struct Bucket<'a> {
     next: u64,
     size: u64,
-    frames: Vec<u64>,
+    /// Its stack, 8 bytes a frame.
+    frames: &'a [u8],
     /// What is behind the stack.
-    record: Vec<u8>,
+    record: &'a [u8],
+}
+
+impl Bucket<'_> {
+    fn frames(&self) -> impl Iterator<Item = u64> {
+        let frames = self.frames.chunks_exact(8);
+        frames.filter_map(|it| word_in(it, 0)).filter(|it| *it != LOGICAL)
+    }
 }
 
 /// Reads one list into `found`.
@@ -83,15 +92,12 @@ pub(super) fn read(
     let list = program.variable(list)?;
     let mut stacks = Stacks::default();
     if number != 1 {
-        let mut record = |bucket: Bucket, stack: u32| {
-            let count = word_in(&bucket.record, 0).map(f64::from_bits).filter(|it| it.is_finite());
-            let cycles = word_in(&bucket.record, 8).unwrap_or_default() as i64;
+        let left_out = walk(memory, list, number, 16, deadline, |it| {
+            let stack = stacks.add(it.frames());
+            let count = word_in(it.record, 0).map(f64::from_bits).filter(|it| it.is_finite());
+            let cycles = word_in(it.record, 8).unwrap_or_default() as i64;
             let count = count.unwrap_or_default() as i64;
             found.buckets.push(GoBucket { stack, count, cycles, ..GoBucket::default() });
-        };
-        let left_out = walk(memory, list, number, 16, deadline, |it| {
-            let stack = stacks.add(&it.frames);
-            record(it, stack);
         })?;
         found.left_out += left_out;
         stacks.give(program, found);
@@ -103,11 +109,11 @@ pub(super) fn read(
         stacks = Stacks::default();
         let size = if program.layout.counts_bytes { 32 } else { 16 };
         let left_out = walk(memory, list, number, size * (1 + FUTURES), deadline, |it| {
-            let stack = stacks.add(&it.frames);
-            let cycles: Vec<_> = it.record.chunks_exact(size).map(one_cycle).collect();
-            let Some((&active, future)) = cycles.split_first() else { return };
-            buckets.push((stack, it.size, active));
-            futures.push(future.to_vec());
+            let stack = stacks.add(it.frames());
+            let mut cycles = it.record.chunks_exact(size).map(one_cycle);
+            let mut next = || cycles.next().unwrap_or_default();
+            buckets.push((stack, it.size, next()));
+            futures.push(std::array::from_fn(|_| next()));
         })?;
         if self::cycle(memory, program)? != cycle && tries < MOST_TRIES && !deadline.is_over() {
             continue;
@@ -131,9 +137,9 @@ pub(super) fn read(
 
 /// Adds what the runtime would, if it was asked: the cycle that is over, or, before the first
 /// collection is, all there are.
-fn publish(buckets: &mut [(u32, u64, Cycle)], futures: &[Vec<Cycle>], published: usize) {
+fn publish(buckets: &mut [(u32, u64, Cycle)], futures: &[[Cycle; FUTURES]], published: usize) {
     for ((.., active), future) in buckets.iter_mut().zip(futures) {
-        active.add(future.get(published).copied().unwrap_or_default());
+        active.add(future[published]);
     }
     if buckets.iter().all(|(.., active)| active.allocs == 0 && active.frees == 0) {
         for ((.., active), future) in buckets.iter_mut().zip(futures) {
@@ -164,19 +170,27 @@ fn walk(
     number: u64,
     record_bytes: usize,
     deadline: Deadline,
-    mut each: impl FnMut(Bucket),
+    mut each: impl FnMut(Bucket<'_>),
 ) -> Result<u64, GoError> {
     let mut at = word(memory, list).ok_or(GoError::Unreadable("a list of buckets"))?;
-    let mut seen = HashSet::new();
     let mut window = Window::default();
-    while at != 0 {
-        if seen.len() >= MOST_BUCKETS {
+    // The last one whose number is a power of two: in a list that goes round in a circle it comes
+    // again before twice as many have (Brent's algorithm).
+    let mut remembered = 0;
+    for count in 1.. {
+        if at == 0 {
+            break;
+        }
+        if count > MOST_BUCKETS {
             return Ok(1);
         }
-        if !seen.insert(at) {
+        if at == remembered {
             return Err(GoError::Inconsistent("a list of buckets leads back to itself"));
         }
-        if deadline.is_over() {
+        if count.is_power_of_two() {
+            remembered = at;
+        }
+        if count % LOOKS_AT_CLOCK == 0 && deadline.is_over() {
             return Err(GoError::Late);
         }
         let bucket = bucket(memory, &mut window, at, number, record_bytes)?;
@@ -186,13 +200,13 @@ fn walk(
     Ok(0)
 }
 
-fn bucket(
+fn bucket<'a>(
     memory: &impl Memory,
-    window: &mut Window,
+    window: &'a mut Window,
     at: u64,
     number: u64,
     record_bytes: usize,
-) -> Result<Bucket, GoError> {
+) -> Result<Bucket<'a>, GoError> {
     const WRONG: GoError = GoError::Inconsistent("a bucket is none");
     let bytes = window.bytes(memory, at, COMMON_BYTES);
     let word = |at: usize| word_in(bytes, at).ok_or(WRONG);
@@ -207,9 +221,7 @@ fn bucket(
     if bytes.len() < end {
         return Err(WRONG);
     }
-    let frames = bytes[STACK..record].chunks_exact(8);
-    let frames = frames.filter_map(|it| word_in(it, 0)).filter(|it| *it != LOGICAL);
-    Ok(Bucket { next, size, frames: frames.collect(), record: bytes[record..end].to_vec() })
+    Ok(Bucket { next, size, frames: &bytes[STACK..record], record: &bytes[record..end] })
 }
 
 #[cfg(test)]

@@ -355,7 +355,7 @@ fn told(
     let waits = matches!(seen.status, WAITING | SYSTEM_CALL) && seen.wait_since != 0;
     Goroutine {
         goid: seen.goid,
-        stack: stacks.add(&frames),
+        stack: stacks.add(frames.into_iter()),
         state: state as u32,
         wait_ns: if waits { now_ns.saturating_sub(seen.wait_since) } else { 0 },
         creator: if seen.creator == 0 { 0 } else { stacks.place(seen.creator) + 1 },

@@ -13,8 +13,9 @@ mod program;
 mod stats;
 mod stripped;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, hash::BuildHasher as _, sync::Arc, time::Duration};
 
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -196,31 +197,42 @@ fn ticks_per_second(
 /// Distinct stacks, and the distinct addresses in them.
 #[derive(Default)]
 struct Stacks {
-    stacks: Vec<Vec<u32>>,
-    stack_ids: HashMap<Vec<u32>, u32>,
+    stacks: Vec<GoStack>,
+    /// Numbers of stacks, by their places' hash.
+    stack_ids: HashTable<u32>,
     places: Vec<u64>,
-    place_ids: HashMap<u64, u32>,
+    place_ids: hashbrown::HashMap<u64, u32>,
+    hashes: DefaultHashBuilder,
+    /// The stack that is being added.
+    stack: Vec<u32>,
 }
 
 impl Stacks {
     fn place(&mut self, avma: u64) -> u32 {
-        let next = self.places.len() as u32;
-        let id = *self.place_ids.entry(avma).or_insert(next);
-        if id == next {
+        *self.place_ids.entry(avma).or_insert_with(|| {
             self.places.push(avma);
-        }
-        id
+            self.places.len() as u32 - 1
+        })
     }
 
-    fn add(&mut self, frames: &[u64]) -> u32 {
-        let stack: Vec<u32> = frames.iter().map(|&avma| self.place(avma)).collect();
-        if let Some(&known) = self.stack_ids.get(&stack) {
-            return known;
-        }
-        let next = self.stacks.len() as u32;
-        self.stacks.push(stack.clone());
-        self.stack_ids.insert(stack, next);
-        next
+    fn add(&mut self, frames: impl Iterator<Item = u64>) -> u32 {
+        let mut stack = std::mem::take(&mut self.stack);
+        stack.clear();
+        stack.extend(frames.map(|avma| self.place(avma)));
+        let Self { stacks, stack_ids, hashes, .. } = self;
+        let is_it = |&id: &u32| stacks[id as usize].places == stack;
+        let hash = |&id: &u32| hashes.hash_one(&stacks[id as usize].places);
+        let id = match stack_ids.entry(hashes.hash_one(&stack), is_it, hash) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(vacant) => {
+                let next = stacks.len() as u32;
+                vacant.insert(next);
+                stacks.push(GoStack { places: stack.clone() });
+                next
+            }
+        };
+        self.stack = stack;
+        id
     }
 
     fn give(self, program: &Program, found: &mut GoMemory) {
@@ -231,6 +243,6 @@ impl Stacks {
         };
         found.entries = self.places.iter().map(|&avma| entry(avma)).collect();
         found.places = self.places;
-        found.stacks = self.stacks.into_iter().map(|places| GoStack { places }).collect();
+        found.stacks = self.stacks;
     }
 }
