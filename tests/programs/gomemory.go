@@ -71,6 +71,15 @@ func (c *counter) add() {
 	time.Sleep(time.Millisecond)
 }
 
+// Its work may be a method with its value, which the compiler wraps.
+//
+//go:noinline
+func again(work func(), times int) {
+	for i := 0; i < times; i++ {
+		work()
+	}
+}
+
 func contend() {
 	var c counter
 	var wait sync.WaitGroup
@@ -78,9 +87,7 @@ func contend() {
 		wait.Add(1)
 		go func() {
 			defer wait.Done()
-			for i := 0; i < 5; i++ {
-				c.add()
-			}
+			again(c.add, 5)
 		}()
 	}
 	wait.Wait()

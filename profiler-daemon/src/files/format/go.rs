@@ -207,7 +207,11 @@ impl Text<'_> {
 
     /// The stack of what was counted.
     fn logical(&self, stack: u32) -> Vec<Shown> {
-        let places = self.frames.logical(&self.frames.places(stack));
+        let places = match self.taken.kind {
+            Kind::Block | Kind::Mutex => self.frames.all_places(stack),
+            _ => self.frames.places(stack),
+        };
+        let places = self.frames.logical(&places);
         places.iter().flat_map(|&(place, location)| self.shown(place, location)).collect()
     }
 

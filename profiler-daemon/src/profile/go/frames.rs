@@ -69,13 +69,19 @@ impl<'a> Frames<'a> {
         *self.of_places.get(place as usize)?
     }
 
-    /// Places and locations of a stack, leaf first.
-    pub(crate) fn places(&self, stack: u32) -> Vec<(u32, u32)> {
+    /// Places and locations of a stack, leaf first, with what only the compiler has written.
+    pub(crate) fn all_places(&self, stack: u32) -> Vec<(u32, u32)> {
         let stack = self.memory.stacks.get(stack as usize);
         let places = stack.map_or(&[][..], |stack| &stack.places);
         let location = |place: u32| Some((place, self.of_place(place)?));
         let mut all = Vec::with_capacity(places.len());
         all.extend(places.iter().filter_map(|&place| location(place)));
+        all
+    }
+
+    /// The same without, where there is anything else.
+    pub(crate) fn places(&self, stack: u32) -> Vec<(u32, u32)> {
+        let mut all = self.all_places(stack);
         let is_written = |it: &(u32, u32)| !self.is_generated[it.1 as usize];
         if all.iter().any(is_written) {
             all.retain(is_written);
@@ -90,9 +96,9 @@ impl<'a> Frames<'a> {
         locations(&self.logical(&all[first.unwrap_or(0)..]))
     }
 
-    /// Of a wait.
+    /// Of a wait: what is to be left out, the runtime has left out, or Go's readers show it.
     pub(crate) fn of_wait(&self, stack: u32) -> Box<[u32]> {
-        locations(&self.logical(&self.places(stack)))
+        locations(&self.logical(&self.all_places(stack)))
     }
 
     /// Of a goroutine.
