@@ -81,6 +81,11 @@ pub(crate) struct MemoryCgroup {
     pub(crate) limit_bytes: u64,
 }
 
+/// What rprofd's processes need in memory at least, and what is enough on a machine of some hundred
+/// processes, in bytes.
+pub(crate) const LEAST_BYTES: u64 = 64 << 20;
+pub(crate) const ENOUGH_BYTES: u64 = 128 << 20;
+
 impl MemoryCgroup {
     /// Ours; `None` without a limit.
     pub(crate) fn own() -> Option<Self> {

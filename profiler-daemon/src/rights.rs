@@ -104,12 +104,16 @@ pub fn advice() -> String {
         .collect();
     let first = env::args_os().next().unwrap_or_else(|| "rprofd".into());
     let exe = env::current_exe().unwrap_or_default();
-    let mut command = vec!["sudo".to_owned(), shell_word(&program(&first, &exe))];
+    let program = shell_word(&program(&first, &exe));
+    if missing.is_empty() {
+        return format!(
+            "rprofd has the capabilities that it needs; what else may be in the way, such as lockdown, \
+             says: {program} doctor"
+        );
+    }
+    let mut command = vec!["sudo".to_owned(), program];
     command.extend(env::args_os().skip(1).map(|word| shell_word(&word.to_string_lossy())));
     let command = command.join(" ");
-    if missing.is_empty() {
-        return format!("try: {command}");
-    }
     format!(
         "rprofd needs root, or these capabilities: {}\ntry: {command}\nor, to need no sudo from \
          then on: {}",

@@ -11,6 +11,7 @@ use super::{
     profilers,
 };
 use crate::{
+    cgroup::{self, MemoryCgroup},
     kernel::{
         self, Event, Sampler,
         defects::{self, LeaveOut, Version},
@@ -52,6 +53,7 @@ pub(super) fn examine(debug_dirs: &[std::path::PathBuf]) -> Vec<Finding> {
     findings.push(clock_source(read(clock).as_deref()));
     findings.push(cycles(kernel::has_cycles()));
     findings.push(debug_directory(debug_dirs));
+    findings.push(memory(MemoryCgroup::own().map(|own| own.limit_bytes)));
     findings.push(profilers::finding(&profilers::running()));
     findings.push(readers(debug_dirs));
     findings.push(sampling());
@@ -118,6 +120,23 @@ fn btf(exists: bool) -> Finding {
         "mount /sys where rprofd runs, or boot a kernel built with CONFIG_DEBUG_INFO_BTF=y: `grep \
          BTF= /boot/config-*` says which are",
     )
+}
+
+/// What rprofd may have in memory, by its own cgroup.
+fn memory(limit_bytes: Option<u64>) -> Finding {
+    const WHAT: &str = "memory";
+    let Some(limit) = limit_bytes else {
+        return Finding::ok(WHAT, "no limit of a cgroup");
+    };
+    let found = format!("the cgroup that this runs in allows {} MiB", limit >> 20);
+    if limit >= cgroup::ENOUGH_BYTES {
+        return Finding::ok(WHAT, found);
+    }
+    let fewest = cgroup::LEAST_BYTES >> 20;
+    let found = format!("{found}: below {fewest} the kernel ends it, below 128 names come late");
+    let mend = "raise memory.max of that cgroup (systemd: MemoryMax=, Kubernetes: limits.memory) to \
+                128 MiB or more";
+    Finding::note(WHAT, found, mend)
 }
 
 /// `[none] integrity confidentiality`: what is in brackets is in force.
@@ -306,6 +325,13 @@ mod tests {
         assert_eq!(mark("none [integrity] confidentiality\n"), Mark::Ok);
         assert_eq!(mark("none integrity [confidentiality]\n"), Mark::Bad);
         assert_eq!(lockdown(None).mark, Mark::Ok);
+    }
+
+    #[test]
+    fn little_memory_is_said() {
+        let mark = |mebibytes: Option<u64>| memory(mebibytes.map(|it| it << 20)).mark;
+        assert_eq!((mark(None), mark(Some(128))), (Mark::Ok, Mark::Ok));
+        assert_eq!(mark(Some(127)), Mark::Note);
     }
 
     #[test]

@@ -41,6 +41,18 @@ pub enum KernelError {
          none: leave out --event cycles"
     )]
     NoCycles(io::Error),
+    /// The kernel sets no probes for us.
+    #[error(
+        "the kernel sets no probes for rprofd ({0}): it does from Linux 6.12 on, before for who has \
+         CAP_SYS_ADMIN"
+    )]
+    NoProbes(io::Error),
+    /// Something else is where a function of Go's runtime is to be.
+    #[error("its functions do not begin as Go's compiler has them")]
+    NotGo,
+    /// There are as many as there may be.
+    #[error("{0} processes have probes already: ask again later")]
+    TooManyProbes(usize),
     /// Not the initial pid namespace.
     #[error(
         "this is a pid namespace of its own, where the kernel's pids mean nothing: start it \
@@ -97,5 +109,7 @@ pub(super) fn from_aya(error: &(dyn std::error::Error + 'static)) -> KernelError
         }
         cause = next;
     }
-    KernelError::Bpf(text)
+    // The verifier is not asked for its output.
+    let text = text.trim_end().trim_end_matches("Verifier output:").trim_end();
+    KernelError::Bpf(text.trim_end_matches('.').to_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cgroup::MemoryCgroup;
+use crate::cgroup::{ENOUGH_BYTES, LEAST_BYTES, MemoryCgroup};
 
 /// In hundredths of the limit: from here on caches are given up.
 const HIGH_PERCENT: u64 = 80;
@@ -19,7 +19,17 @@ pub(super) struct Pressure {
 
 impl Pressure {
     pub(super) fn new() -> Self {
-        Self { cgroup: MemoryCgroup::own(), relieved: None }
+        let cgroup = MemoryCgroup::own();
+        if let Some(limit) = cgroup.as_ref().map(|it| it.limit_bytes).filter(|it| *it < LEAST_BYTES)
+        {
+            tracing::warn!(
+                "the cgroup allows {} MiB of memory: the kernel may end rprofd at any time. Give it \
+                 {} MiB or more",
+                limit >> 20,
+                ENOUGH_BYTES >> 20
+            );
+        }
+        Self { cgroup, relieved: None }
     }
 
     /// Whether memory is to be given up now; says so the first time.

@@ -24,8 +24,8 @@ pub enum RunError {
     #[error(
         "for users without privileges rprofd serve, at {}, records with --pid PID or -- COMMAND, \
          of their own processes, without --window, --user-only, --kernel-only, --event, \
-         --no-inlines, --ignore-defects, --block-rate, \
-         --block-stacks and --mutex-fraction\n{}",
+         --no-inlines, --ignore-defects, --block-rate, --block-stacks, --mutex-fraction and \
+         --fail-on-goroutine-leak\n{}",
         .0.display(),
         rights::advice()
     )]
@@ -85,6 +85,8 @@ pub(super) fn explain(error: &RecordError) -> String {
         RecordError::Kernel(kernel) if kernel.is_permission() => {
             format!("the kernel refuses: {kernel}\n{}", rights::advice())
         }
+        // Lockdown takes helpers of BPF's away: programs that call them are wrong then.
+        RecordError::Kernel(KernelError::Bpf(_)) => format!("{error}\n{}", rights::advice()),
         other => other.to_string(),
     }
 }

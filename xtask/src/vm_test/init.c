@@ -1,9 +1,10 @@
 // The virtual machine's first process: profiles a program, sends the profile through the second
-// serial line, and ends the machine. What it and rprofd print goes to the first.
+// serial line, tries what is not possible everywhere, and ends the machine. What it and rprofd print goes to the first.
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -62,6 +63,22 @@ static void profile(void) {
     recursion(PROFILE, "8");
 }
 
+// What rprofd does, and what its doctor says, where the kernel is not as it is to be.
+static void lacking(const char *what) {
+    printf("init: %s\n", what);
+    run((char *[]){"rprofd", "-o", "/tmp/lacking.pb.gz", "--", "/shapes", "recursion", "1", NULL});
+    run((char *[]){"rprofd", "doctor", NULL});
+}
+
+// The kernel keeps more from root from now on.
+static void lock_down(const char *mode) {
+    int file = open("/sys/kernel/security/lockdown", O_WRONLY);
+    if (file < 0 || write(file, mode, strlen(mode)) < 0)
+        perror("/sys/kernel/security/lockdown");
+    close(file);
+    lacking(mode);
+}
+
 static void send_profile(void) {
     int file = open(PROFILE, O_RDONLY);
     int line = open("/dev/ttyS1", O_WRONLY | O_NOCTTY);
@@ -98,6 +115,12 @@ int main(void) {
     setenv("PATH", "/", 1);
     profile();
     send_profile();
+    mounted("tmpfs", "/sys/kernel/btf");
+    lacking("without BTF");
+    umount("/sys/kernel/btf");
+    mounted("securityfs", "/sys/kernel/security");
+    lock_down("integrity");
+    lock_down("confidentiality");
     sync();
     // qemu ends at a reboot.
     reboot(RB_AUTOBOOT);

@@ -22,10 +22,24 @@ mod kernel;
 
 /// The oldest that rprofd runs on, and the newest that Debian 12 has.
 const SERIES: [&str; 2] = ["6.1", "6.12"];
-/// The longest that a machine may run; it takes 10 to 20 s.
-const LIMIT: Duration = Duration::from_secs(150);
+/// The longest that a machine may run; it takes 60 to 90 s.
+const LIMIT: Duration = Duration::from_secs(240);
 /// What the first process prints before anything else (`init.c`).
 const STARTED: &str = "init: started";
+/// And before what cannot go well.
+const LACKING: &str = "init: without BTF";
+/// What `rprofd` says, and the first process of its status, where something is lacking; and what its
+/// doctor says. With a command, 125 (0x7d) is rprofd's own status.
+const LACKS: [(&str, &str, &str, &str); 3] = [
+    ("without BTF", "rprofd: the kernel has no BTF", "0x7d00", "CONFIG_DEBUG_INFO_BTF"),
+    ("integrity", "lacking.pb.gz", "0", "integrity"),
+    (
+        "confidentiality",
+        "what else may be in the way, such as lockdown",
+        "0x7d00",
+        "take lockdown=confidentiality off",
+    ),
+];
 /// Boots of a kernel until one reaches the first process. Under software emulation with several
 /// CPUs a kernel now and then panics while it patches its own code at boot (`Oops: int3`), long
 /// before rprofd runs.
@@ -124,7 +138,10 @@ fn boot(kernel: &Kernel, initramfs: &Path, console: &Path, profile: &Path) -> Re
         qemu.stdin(Stdio::null()).spawn().context("could not start qemu-system-x86_64")?;
     wait(&mut machine)?;
     let printed = fs::read(console)?;
-    check_waits(&String::from_utf8_lossy(&printed))?;
+    let printed = String::from_utf8_lossy(&printed);
+    let (waits, lacking) = printed.split_once(LACKING).unwrap_or((&printed, ""));
+    check_waits(waits)?;
+    check_lacking(&format!("{LACKING}{lacking}"))?;
     check(profile, &kernel.release)
 }
 
@@ -152,6 +169,21 @@ fn check_waits(printed: &str) -> Result<()> {
     ensure!(ended_well >= 4, "{ended_well} recordings ended well, not 4: see the console");
     let failed = printed.matches("rprofd: status").count() - ended_well;
     ensure!(failed == 0, "{failed} recordings failed: see the console");
+    Ok(())
+}
+
+/// Looks whether what is lacking is said, and how it is mended.
+fn check_lacking(printed: &str) -> Result<()> {
+    for (what, said, status, advice) in LACKS {
+        let begin = format!("init: {what}");
+        let part = printed.split_once(&begin).map_or("", |(_, rest)| rest);
+        let part = part.split("init: ").next().unwrap_or_default();
+        let (run, doctor) = part.split_once("rprofd: status ").unwrap_or_default();
+        ensure!(run.contains(said), "{what}: rprofd does not say {said:?}: see the console");
+        let found = doctor.lines().next().unwrap_or_default();
+        ensure!(found == status, "{what}: status {found}, not {status}: see the console");
+        ensure!(doctor.contains(advice), "{what}: the doctor does not say {advice:?}");
+    }
     Ok(())
 }
 
