@@ -119,6 +119,10 @@ pub struct Options {
     #[arg(long, env = "RPROFD_KERNEL_ONLY")]
     pub kernel_only: bool,
 
+    /// Fail where goroutines of a Go program seem to leak: those of one stack only become more
+    #[arg(long, env = "RPROFD_FAIL_ON_GOROUTINE_LEAK")]
+    pub fail_on_goroutine_leak: bool,
+
     /// How it is recorded.
     #[command(flatten)]
     pub recording: Recording,

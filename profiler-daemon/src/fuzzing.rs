@@ -171,7 +171,7 @@ pub fn records(bytes: &[u8]) {
                     let _ = return_address(pc, &walk);
                 }
             }
-            None => {}
+            Some(Record::GoWait(..)) | None => {}
         }
     }
     let _ = processes.take_ended(time_ns);

@@ -2,7 +2,7 @@
 //! may end at any time, and the last that was read of it is what is written.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -15,7 +15,8 @@ use tokio::{
 use crate::{
     go,
     profile::{Kind, Process, Profile, Window, go::GoTaken},
-    recorder::{Order, control::Orders},
+    reader::protocol::GoMemory,
+    recorder::{GoWaitsRequest, NoGoWaits, Order, control::Orders},
 };
 
 /// How often all are read, at most.
@@ -32,6 +33,9 @@ const KNOWN: Duration = Duration::from_secs(2);
 
 /// So often it is said why there is nothing to be read, at most.
 const MOST_SAID: usize = 10;
+
+/// Longer than any recording.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How long the last round may take.
 const LAST: Duration = Duration::from_secs(5);
@@ -62,6 +66,8 @@ impl Snapshots {
             last: BTreeMap::new(),
             said: HashSet::new(),
             others: HashMap::new(),
+            watches: HashMap::new(),
+            next_tag: 0,
         };
         let task = tokio::spawn(round.until(Arc::clone(&ends)));
         Some(Self { ends, task })
@@ -84,12 +90,23 @@ struct Rounds {
     kinds: Vec<Kind>,
     begun: Instant,
     /// By pid and start, and kind.
-    last: BTreeMap<(u32, u64, &'static str), (Kind, Instant, GoTaken)>,
+    last: BTreeMap<Key, (Kind, Instant, GoTaken)>,
     /// Of which it was said why there is nothing.
     said: HashSet<((u32, u64), Kind)>,
     /// When it was found that there is nothing to be read.
     others: HashMap<(u32, u64), Instant>,
+    /// By pid, start and kind: those whose goroutines are watched, and what comes when they are not any
+    /// more; `None`: they are not.
+    watches: HashMap<Key, Option<(u64, Watch)>>,
+    /// Under which the last watch was asked for.
+    next_tag: u64,
 }
+
+/// A process by pid and start, and a kind.
+type Key = (u32, u64, &'static str);
+
+/// What comes at the end of a watch.
+type Watch = oneshot::Receiver<Result<GoMemory, NoGoWaits>>;
 
 impl Rounds {
     async fn until(mut self, ends: Arc<Notify>) -> Taken {
@@ -130,6 +147,10 @@ impl Rounds {
         let (reply, answer) = oneshot::channel();
         self.orders.give(Order::ListProfiled(reply));
         let processes = answer.await.unwrap_or_default();
+        let is_there = |of: &Key| {
+            processes.iter().any(|process| (process.pid, process.start_ns) == (of.0, of.1))
+        };
+        self.watches.retain(|of, _| is_there(of));
         for process in &processes {
             self.look(process).await;
         }
@@ -151,7 +172,7 @@ impl Rounds {
                 return;
             }
             let is_of_waits = matches!(kind, Kind::Block | Kind::Mutex);
-            // What threads wait for is recorded anyway.
+            // What threads wait for is recorded anyway, but goroutines are no threads.
             let has_nothing = is_of_waits && memory.rate == 0 && memory.buckets.is_empty();
             if !memory.refusal.is_empty() {
                 if self.said.len() < MOST_SAID && self.said.insert((key, kind)) {
@@ -159,9 +180,18 @@ impl Rounds {
                 }
                 continue;
             }
-            if has_nothing {
-                continue;
-            }
+            let memory = if has_nothing {
+                match self.watched(process, kind).await {
+                    Some(memory) => memory,
+                    None => continue,
+                }
+            } else {
+                // The program may have set a rate since.
+                if is_of_waits {
+                    self.watches.insert((key.0, key.1, kind.name()), None);
+                }
+                memory
+            };
             let at = Instant::now();
             let named = go::named(&self.orders, None, process.pid, &memory).await;
             let Ok((named, comments)) = named else { return };
@@ -170,6 +200,43 @@ impl Rounds {
             let taken = GoTaken { kind: shown, memory, named, time, duration, comments };
             self.last.insert((key.0, key.1, kind.name()), (kind, at, taken));
         }
+    }
+}
+
+impl Rounds {
+    /// What goroutines of a process have waited for since they are watched, which begins here; `None`:
+    /// nothing yet, or they cannot be.
+    async fn watched(&mut self, process: &Process, kind: Kind) -> Option<GoMemory> {
+        let key = (process.pid, process.start_ns, kind.name());
+        let Entry::Occupied(mut known) = self.watches.entry(key) else {
+            let (reply, over) = oneshot::channel();
+            self.next_tag += 1;
+            let tag = self.next_tag;
+            self.watches.insert(key, Some((tag, over)));
+            self.orders.give(Order::WatchGo(Box::new(GoWaitsRequest {
+                pid: process.pid,
+                kind,
+                duration: FOR_EVER,
+                tag,
+                viewer: None,
+                reply,
+            })));
+            return None;
+        };
+        let (tag, over) = known.get_mut().as_mut()?;
+        if let Ok(over) = over.try_recv() {
+            known.insert(None);
+            if let Err(why) = over {
+                // What there was is of a part of the time.
+                self.last.remove(&key);
+                let (kind, pid) = (kind.name(), process.pid);
+                tracing::warn!("{kind} of process {pid} is of threads, not of goroutines: {why}");
+            }
+            return None;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.orders.give(Order::TellGo(*tag, reply));
+        answer.await.ok().filter(|memory| !memory.buckets.is_empty())
     }
 }
 

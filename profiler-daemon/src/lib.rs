@@ -11,7 +11,9 @@ pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod go;
+mod go_leaks;
 mod go_snapshots;
+mod go_waits;
 pub mod kernel;
 pub mod messages;
 pub mod process;

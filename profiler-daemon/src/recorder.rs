@@ -12,6 +12,7 @@ pub mod control;
 mod copies;
 mod error;
 mod go;
+mod go_waits;
 mod latency;
 mod limits;
 mod looks;
@@ -51,6 +52,8 @@ use copies::Copies;
 pub use error::RecordError;
 pub use go::GoRequest;
 use go::GoRequests;
+use go_waits::GoWaits;
+pub use go_waits::{GoWaitsRequest, NoGoWaits};
 use latency::Latencies;
 use limits::Keeper;
 pub use limits::Limits;
@@ -120,6 +123,7 @@ pub struct Recorder {
     /// Threads as they were when the recording was told to stop, and when that was.
     last_threads: Option<(Vec<kernel::Snapshot>, u64)>,
     go: GoRequests,
+    go_waits: GoWaits,
     /// Waits whose begin is not known, by thread and when they were first seen.
     seeded: HashMap<u32, u64>,
     raw: RawStacks,
@@ -219,6 +223,7 @@ impl Recorder {
             times: None,
             last_threads: None,
             go: GoRequests::default(),
+            go_waits: GoWaits::default(),
             seeded: HashMap::new(),
             raw: RawStacks::default(),
             collections,
@@ -342,6 +347,7 @@ impl Recorder {
             if much_waits || self.more_waits {
                 self.drain();
             }
+            self.follow_go_waits();
             if self.fetched.elapsed() >= FETCH || self.copies.has_more() || self.stopping {
                 self.fetch()?;
             }
@@ -402,10 +408,18 @@ impl Recorder {
                 // Whoever waits for it hears that it is gone.
                 Order::Record(_) => {}
                 Order::ReadGo(request) => self.begin_go(*request),
-                Order::End(tag) => self.collections.cut_short(tag),
+                Order::WatchGo(request) => self.begin_go_waits(*request),
+                Order::TellGo(tag, reply) => self.tell_go_waits(tag, reply),
+                Order::End(tag) => {
+                    self.collections.cut_short(tag);
+                    self.go_waits.cut_short(tag);
+                }
                 Order::Off(off) => {
                     self.sampler.set_off(off);
                     self.is_off = off;
+                    if off {
+                        self.end_go_waits("rprofd is switched off");
+                    }
                     self.follow_kinds()?;
                     self.follow_machine()?;
                 }
@@ -504,7 +518,7 @@ impl Recorder {
 
     /// Takes what waits in the ring, or much of it: the side band is not to wait for long.
     fn drain(&mut self) {
-        let Self { sampler, raw, queue, account, settings, .. } = self;
+        let Self { sampler, raw, queue, account, settings, go_waits, .. } = self;
         let before = account.received;
         self.more_waits = !sampler.drain(DRAIN, |record| match record {
             Record::Stack(header, frames) => raw.add(&header, frames),
@@ -519,6 +533,7 @@ impl Recorder {
             Record::WaitCopy(sample, copy) => queue.push_back(Queued::WaitCopy(sample, copy)),
             Record::Wait(kind, wait) => queue.push_back(Queued::Wait(kind, Box::new(wait))),
             Record::Spawn(sample) => queue.push_back(Queued::Spawn(sample)),
+            Record::GoWait(kind, wait) => go_waits.take(kind, &wait, raw),
         });
         if before == 0 && account.received > 0 {
             let now_ns = clock::boot_ns();

@@ -19,6 +19,7 @@ use crate::{
         self, Format, GroupBy, Output, Owner, Sink, Summary, Viewer,
         summary::{Asked, Style},
     },
+    go_leaks::check::Check,
     go_snapshots::{self, Snapshots, Taken},
     process::{Filter, Glob},
     profile::{Kind, Profile, Window},
@@ -33,6 +34,9 @@ use signals::Signals;
 
 /// Exit status where the kernel does not let us sample.
 pub(crate) const UNABLE: u8 = 3;
+
+/// Exit status where the command ended well, and goroutines leaked.
+const LEAKS: u8 = 1;
 
 /// Does what the options say. Returns the exit status.
 ///
@@ -124,6 +128,7 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
     if !is_remote && options.window.is_none() {
         run.snapshots = Snapshots::start(&run.orders, &kinds);
     }
+    let leaks = options.fail_on_goroutine_leak.then(|| Check::start(&run.orders));
     // What threads do, and what Go programs keep, is seen at once.
     let is_seen = |kind: &Kind| matches!(kind, Kind::Goroutine | Kind::Heap | Kind::Allocs);
     let at_once = (options.command.is_empty() && kinds.iter().all(is_seen))
@@ -186,8 +191,16 @@ pub async fn run(options: Options, started: Instant) -> Result<u8, RunError> {
         }
     }
     result?;
+    let leaks = leaks.and_then(|leaks| leaks.text());
+    if let Some(text) = &leaks {
+        eprint!("{text}");
+    }
+    let leaks = leaks.is_some();
     if options.command.is_empty() {
-        return Ok(u8::from(failed));
+        return Ok(u8::from(failed || leaks));
+    }
+    if leaks && status == 0 {
+        status = LEAKS;
     }
     if failed {
         eprintln!("rprofd: exit status {}; the command's own was {status}", command::OURSELVES);
@@ -221,7 +234,8 @@ fn can_be_asked_for(options: &Options) -> Result<(), RunError> {
         && !ignore_defects
         && block_rate.is_none()
         && block_stacks == cli::BLOCK_STACKS
-        && mutex_fraction == 1;
+        && mutex_fraction == 1
+        && !options.fail_on_goroutine_leak;
     if asks_for_processes && !has_patterns && is_plain {
         return Ok(());
     }

@@ -86,6 +86,7 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
     let archive = Archive::of_options(options)?;
     let mut signals = Signals::new()?;
     let kinds = run::kinds(&options.kind);
+    let watches_go = !options.no_go_watch;
     let settings = recorder::Settings {
         most_hertz: MOST_HERTZ,
         window: Some(options.window),
@@ -130,7 +131,7 @@ pub async fn serve(resolved: Resolved<Options>, started: Instant) -> Result<u8, 
     while !daemon.has_ended() {
         tokio::select! {
             () = &mut answering => {}
-            () = &mut watching => {}
+            () = &mut watching, if watches_go => {}
             told = daemon.news.recv(), if daemon.recording.is_some() => match told {
                 Some(told) => daemon.take(told),
                 None => daemon.recording_ended()?,

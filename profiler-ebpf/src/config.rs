@@ -118,6 +118,15 @@ pub const TARGETS: u32 = 1 << 16;
 /// Elements of the map `THREADS`.
 pub const THREADS: u32 = 1 << 17;
 
+/// Elements of the map `GO_PROGRAMS`.
+pub const GO_PROGRAMS: u32 = 64;
+
+/// Elements of the map `GO_PARKED`.
+pub const GO_PARKED: u32 = 1 << 17;
+
+/// Elements of the map `GO_LOCKS`.
+pub const GO_LOCKS: u32 = 1 << 13;
+
 /// Elements of the map `PROCESSES`.
 pub const PROCESSES: u32 = 1 << 16;
 

@@ -7,6 +7,7 @@ pub mod arch;
 pub mod config;
 pub mod counters;
 pub mod go;
+pub mod go_waits;
 pub mod mappings;
 pub mod record;
 pub mod stack_id;
@@ -28,6 +29,10 @@ mod pod {
         crate::config::Config,
         crate::config::Control,
         crate::counters::Counters,
+        crate::go_waits::Parked,
+        crate::go_waits::Place,
+        crate::go_waits::Program,
+        crate::go_waits::Waiters,
         crate::mappings::Process,
         crate::mappings::Range,
         crate::targets::Target,

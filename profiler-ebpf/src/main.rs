@@ -1,6 +1,7 @@
 //! The BPF programs, one module per program.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "BPF helpers and map values are raw pointers")]
 
 mod cpu;
@@ -9,6 +10,7 @@ mod exec;
 mod fork;
 mod labels;
 mod maps;
+mod parking;
 mod registers;
 mod snapshot;
 mod spawn;

@@ -9,6 +9,7 @@ use aya_ebpf::{
 use profiler_ebpf::{
     config::{self, Config, Control},
     counters::Counters,
+    go_waits::{self, GoWait, Parked, Place, Waiters},
     mappings::{Process, Range},
     record::{MAX_USER_FRAMES, StackHeader, Wait},
     targets::{self, Mode, Target, Verdict},
@@ -121,6 +122,29 @@ pub(crate) static WAIT_SPACE: PerCpuArray<WaitSpace> = PerCpuArray::with_max_ent
 /// Where records of a snapshot are put together.
 #[map]
 pub(crate) static SNAPSHOTS: PerCpuArray<SnapshotSpace> = PerCpuArray::with_max_entries(1, 0);
+/// Go programs whose goroutines are watched as they wait.
+#[map]
+pub(crate) static GO_PROGRAMS: HashMap<u32, go_waits::Program> =
+    HashMap::with_max_entries(config::GO_PROGRAMS, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+/// Their goroutines that wait.
+#[map]
+pub(crate) static GO_PARKED: HashMap<Place, Parked> =
+    HashMap::with_max_entries(config::GO_PARKED, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+/// Those that wait for locks, by where the runtime keeps them.
+#[map]
+pub(crate) static GO_LOCKS: HashMap<Place, Waiters> =
+    HashMap::with_max_entries(config::GO_LOCKS, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+/// Where a CPU puts a goroutine's wait together. It is not [`SCRATCH`]: what uses this may be
+/// interrupted for long.
+#[repr(C)]
+pub(crate) struct GoSpace {
+    pub(crate) wait: GoWait,
+    pub(crate) pace: Pace,
+    pub(crate) scratch: Scratch,
+}
+
+#[map]
+pub(crate) static GO_SPACE: PerCpuArray<GoSpace> = PerCpuArray::with_max_entries(1, 0);
 /// How many stacks of waits a CPU takes.
 #[map]
 pub(crate) static PACES: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);

@@ -29,6 +29,10 @@ pub enum Kind {
     End = 10,
     /// A [`StackHeader`] and, in the place of frames, the words of [`crate::go::Label`]s.
     Labels = 11,
+    /// A [`crate::go_waits::GoWait`]: where a goroutine has waited.
+    GoBlock = 12,
+    /// A [`crate::go_waits::GoWait`]: where a goroutine has released what others waited for.
+    GoMutex = 13,
 }
 
 /// What a thread waited for and for how long, and the stack that it belongs to: where it waits, or

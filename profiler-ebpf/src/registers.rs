@@ -5,7 +5,7 @@ use crate::task::Task;
 use aya_ebpf::{
     bindings::{pt_regs, task_struct},
     helpers::generated::bpf_task_pt_regs,
-    programs::PerfEventContext,
+    programs::{PerfEventContext, ProbeContext},
 };
 use profiler_ebpf::{arch::REGISTERS, config::Config, unwind::Registers};
 
@@ -43,6 +43,26 @@ pub(crate) fn goroutine(config: &Config, task: *mut task_struct, g: i32) -> Opti
         let regs = unsafe { &*(bpf_task_pt_regs(task) as *const pt_regs) };
         Some(regs.regs[28])
     }
+}
+
+/// A call of a Go function, at its entry.
+pub(crate) struct GoCall {
+    /// The first arguments.
+    pub(crate) arguments: [u64; 3],
+    /// What runs: a goroutine, or the scheduler.
+    pub(crate) g: u64,
+}
+
+/// The call at whose entry a probe is: as Go's own calling convention has it (`abi-internal.md`), since
+/// Go 1.17 on x86_64, and 1.18 on aarch64.
+#[inline(always)]
+pub(crate) fn go_call(ctx: &ProbeContext) -> GoCall {
+    // SAFETY: the context of a probe is the registers that it met.
+    let regs = unsafe { &*ctx.regs };
+    #[cfg(bpf_target_arch = "x86_64")]
+    return GoCall { arguments: [regs.rax, regs.rbx, regs.rcx], g: regs.r14 };
+    #[cfg(bpf_target_arch = "aarch64")]
+    return GoCall { arguments: [regs.regs[0], regs.regs[1], regs.regs[2]], g: regs.regs[28] };
 }
 
 /// Number and first argument of the system call that `task`, as above, is in; if it came into the

@@ -10,12 +10,12 @@ use profiler_ebpf::{
     config::{self, Config, Control},
     record::{self, Kind, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_HEADER_BYTES, Sample},
     stack_id::StackId,
-    unwind::Outcome,
+    unwind::{Outcome, Registers},
 };
 
 use crate::{
     maps::{RECORDS, SENT, Scratch, count, submit_flags},
-    stack_copy, user_stack,
+    registers, stack_copy, user_stack,
 };
 
 /// Takes the kernel stack. `ctx`: the program's context.
@@ -91,8 +91,23 @@ pub(crate) fn user(
     task: *mut task_struct,
     scratch: &mut Scratch,
 ) -> bool {
+    let registers = registers::user(task);
+    user_from(config, control, sample, &registers, task, scratch)
+}
+
+/// The same from other registers on than the task's own.
+#[inline(always)]
+pub(crate) fn user_from(
+    config: &Config,
+    control: &Control,
+    sample: &mut Sample,
+    registers: &Registers,
+    task: *mut task_struct,
+    scratch: &mut Scratch,
+) -> bool {
     let process = (sample.pid, sample.start_ns);
-    let found = user_stack::take(scratch, task, process, config.seed ^ record::USER_SEED);
+    let seed = config.seed ^ record::USER_SEED;
+    let found = user_stack::take(scratch, registers, task, process, seed);
     sample.outcome = found.outcome;
     sample.user_stack = found.id.id();
     sample.user_check = found.id.check();

@@ -15,7 +15,7 @@ use profiler_ebpf::{
     record::MAX_USER_FRAMES,
     stack_id::StackId,
     unwind::{
-        Outcome, Step,
+        Outcome, Registers, Step,
         rule::Rule,
         table::{Block, Blocks, SLAB_BLOCKS, Table},
         walk::Walk,
@@ -24,7 +24,6 @@ use profiler_ebpf::{
 
 use crate::{
     maps::{PROCESSES, RANGES, SLABS, Scratch, TABLES},
-    registers,
     user_memory::UserMemory,
 };
 
@@ -66,15 +65,15 @@ struct Context {
     scratch: *mut Scratch,
 }
 
-/// Walks the user stack of `task`, which must run user code and is the current one.
+/// Walks a user stack of `task`, which must run user code and is the current one, from `registers` on.
 #[inline(always)]
 pub(crate) fn take(
     scratch: &mut Scratch,
+    registers: &Registers,
     task: *mut task_struct,
     (pid, start_ns): (u32, u64),
     seed: u64,
 ) -> Found {
-    let registers = registers::user(task);
     let mut id = StackId::new(seed);
     id.push(registers.pc);
     scratch.frames[0] = registers.pc;
@@ -85,7 +84,7 @@ pub(crate) fn take(
         .filter(|process| process.start_ns == 0 || process.start_ns == start_ns)
         .unwrap_or_default();
     scratch.user = UserWalk {
-        walk: Walk::new(&registers),
+        walk: Walk::new(registers),
         id,
         process,
         range: Range::default(),

@@ -15,6 +15,24 @@ use crate::dir::build_dir;
 const FRAME_POINTERS: [&str; 4] =
     ["-O2", "-g", "-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"];
 
+/// Go's toolchains to try, such as `go1.21.13`: those of `RPROFD_TEST_GO`, or the one that is there.
+pub fn go_toolchains() -> Vec<String> {
+    let named = env::var("RPROFD_TEST_GO").unwrap_or_else(|_| "local".to_owned());
+    named.split(',').map(str::to_owned).collect()
+}
+
+/// Compiles `tests/programs/<source>` with a toolchain of Go's, and these flags of `go build`, to a file
+/// in `dir`.
+pub fn build_go(dir: &Path, source: &str, toolchain: &str, flags: &[&str]) -> PathBuf {
+    let name = source.strip_suffix(".go").expect("a Go source");
+    let path = dir.join(format!("{name}-{toolchain}"));
+    let mut go = Command::new("go");
+    go.args(["build", "-o"]).arg(&path).args(flags).arg(source_path(source));
+    let status = go.env("GOTOOLCHAIN", toolchain).status().expect("go");
+    assert!(status.success(), "{go:?}: {status}");
+    path
+}
+
 /// A compiled program.
 #[derive(Clone, Debug)]
 pub struct Program {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    env,
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
@@ -12,18 +11,12 @@ use std::{
 use rprofd_tests::{
     Profile, Rprofd, TestDir, machine,
     pprof::Sample,
-    programs::{Running, source_path},
+    programs::{Running, build_go, go_toolchains},
     serve::{Daemon, busy, wait_for},
 };
 
 fn able() -> bool {
     machine::can_profile() && machine::has(&["gcc", "go", "curl"])
-}
-
-/// Toolchains to try, such as `go1.21.13`: those of `RPROFD_TEST_GO`, or the one that is there.
-fn toolchains() -> Vec<String> {
-    let named = env::var("RPROFD_TEST_GO").unwrap_or_else(|_| "local".to_owned());
-    named.split(',').map(str::to_owned).collect()
 }
 
 /// `gomemory.go`, as it runs.
@@ -35,11 +28,7 @@ struct Service {
 
 impl Service {
     fn start(dir: &TestDir, toolchain: &str, flags: &[&str], goroutines: u32) -> Self {
-        let path = dir.join(format!("gomemory-{toolchain}"));
-        let mut go = Command::new("go");
-        go.args(["build", "-o"]).arg(&path).args(flags).arg(source_path("gomemory.go"));
-        let status = go.env("GOTOOLCHAIN", toolchain).status().expect("go");
-        assert!(status.success(), "{go:?}: {status}");
+        let path = build_go(dir, "gomemory.go", toolchain, flags);
         let mut command = Command::new(&path);
         command.arg(goroutines.to_string()).stdout(Stdio::piped());
         let mut running = Running::start(&mut command);
@@ -135,7 +124,7 @@ fn a_program_says_the_same_of_itself() {
         return;
     }
     let (dir, daemon) = started("go-same");
-    for toolchain in toolchains() {
+    for toolchain in go_toolchains() {
         let service = Service::start(&dir, &toolchain, &[], 7);
         wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", service.pid())));
         // So that it has measured its ticks.
@@ -160,7 +149,7 @@ fn a_stripped_program_says_the_same_of_itself() {
         return;
     }
     let (dir, daemon) = started("go-stripped");
-    for toolchain in toolchains() {
+    for toolchain in go_toolchains() {
         for flags in [&["-ldflags=-s -w"][..], &["-ldflags=-s -w", "-buildmode=pie"]] {
             let service = Service::start(&dir, &toolchain, flags, 7);
             wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", service.pid())));
@@ -196,7 +185,7 @@ fn goroutines_are_told_as_go_tells_them() {
         return;
     }
     let (dir, daemon) = started("go-texts");
-    for toolchain in toolchains() {
+    for toolchain in go_toolchains() {
         let service = Service::start(&dir, &toolchain, &[], 7);
         wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", service.pid())));
         service.seen(&daemon, "goroutine");
@@ -296,13 +285,9 @@ fn labels_tell_what_a_goroutine_does() {
     }
     let dir = TestDir::new("go-labels");
     let daemon = Daemon::start(&dir, &[]);
-    for toolchain in toolchains() {
+    for toolchain in go_toolchains() {
         for flags in [&[][..], &["-ldflags=-s -w"], &["-buildmode=pie"]] {
-            let path = dir.join(format!("golabels-{toolchain}"));
-            let mut go = Command::new("go");
-            go.args(["build", "-o"]).arg(&path).args(flags).arg(source_path("golabels.go"));
-            let status = go.env("GOTOOLCHAIN", &toolchain).status().expect("go");
-            assert!(status.success(), "{go:?}: {status}");
+            let path = build_go(&dir, "golabels.go", &toolchain, flags);
             let running = Running::start(&mut Command::new(&path));
             let profile = labelled(&daemon, running.pid());
             let what = format!("{toolchain} {flags:?}");

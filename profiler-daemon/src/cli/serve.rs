@@ -78,6 +78,11 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", env = "RPROFD_MEMORY_WINDOWS", value_parser = bytes, default_value = "64MiB")]
     pub memory_windows: u64,
 
+    /// Look at the goroutines of Go programs only when somebody asks: no suspected leaks, and nothing of
+    /// Go in the metrics
+    #[arg(long, env = "RPROFD_NO_GO_WATCH")]
+    pub no_go_watch: bool,
+
     /// While this file is there nothing is sampled
     #[arg(long, value_name = "FILE", env = "RPROFD_OFF_FILE", default_value = "/run/rprofd/off")]
     pub off_file: PathBuf,

@@ -6,8 +6,10 @@ mod cpu_events;
 mod cpus;
 pub mod defects;
 mod error;
+mod go_waits;
 mod object;
 mod perf;
+mod probe;
 mod ranges;
 mod ring;
 mod runs;
@@ -22,6 +24,7 @@ mod waits;
 pub use cpu_events::Moves;
 pub(crate) use cpus::count as online_cpus;
 pub use error::KernelError;
+pub use go_waits::{Probes, Scheduler};
 pub use perf::{Event, has_cycles, period_ns};
 pub(crate) use ring::mapped_bytes as ring_bytes;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,22 +1,26 @@
 //! The BPF object: loaded, its programs and maps at hand.
 
-use std::io::Read as _;
+use std::{
+    io::Read as _,
+    os::fd::{OwnedFd, RawFd},
+};
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{Iter, PerfEvent, ProgramFd, RawTracePoint, raw_trace_point::RawTracePointLinkId},
 };
 use aya_log::EbpfLogger;
 use profiler_ebpf::{
     config::{self, Config, Control},
     counters::Counters,
+    go_waits,
     mappings::Process,
     targets::Target,
     waits::Thread,
 };
 
-use super::{KernelError, error::from_aya};
+use super::{KernelError, error::from_aya, probe};
 
 /// Compiled by `cargo xtask ebpf build`.
 #[cfg(target_arch = "x86_64")]
@@ -33,12 +37,19 @@ pub(super) struct Object {
     pub(super) targets: HashMap<MapData, u32, Target>,
     pub(super) processes: HashMap<MapData, u32, Process>,
     pub(super) threads: HashMap<MapData, u32, Thread>,
+    pub(super) go_programs: HashMap<MapData, u32, go_waits::Program>,
+    pub(super) go_parked: HashMap<MapData, go_waits::Place, go_waits::Parked>,
+    pub(super) go_locks: HashMap<MapData, go_waits::Place, go_waits::Waiters>,
     pub(super) ranges: MapData,
     pub(super) tables: MapData,
     pub(super) slabs: MapData,
     pub(super) records: RingBuf<MapData>,
     pub(super) log: Option<EbpfLogger<&'static dyn log::Log>>,
     pub(super) cpu: ProgramFd,
+    /// Programs that run at functions' entries, as [`Self::load_probe`] loads them.
+    pub(super) linked: std::collections::HashMap<&'static str, OwnedFd>,
+    /// Of all maps.
+    descriptors: std::collections::HashMap<String, RawFd>,
     /// Holds the programs and the tracepoints' links.
     programs: Ebpf,
     /// Those of [`Tracepoint`]s that are attached now.
@@ -94,8 +105,10 @@ impl Object {
             .map_max_entries("RECORDS", load.ring_bytes)
             .map_max_entries("COPIES", load.cpus)
             .map_max_entries("THREADS", if load.has_threads { config::THREADS } else { 1 })
+            .map_max_entries("GO_PARKED", if load.has_threads { config::GO_PARKED } else { 1 })
             .load(OBJECT)
             .map_err(|error| from_aya(&error))?;
+        let descriptors = probe::descriptors(&ebpf);
         let log = if load.log { logger(&mut ebpf) } else { None };
         let fork: &mut RawTracePoint = program(&mut ebpf, "fork")?;
         fork.load().map_err(|error| from_aya(&error))?;
@@ -109,13 +122,13 @@ impl Object {
         cpu.load().map_err(|error| from_aya(&error))?;
         let cpu = cpu.fd().map_err(|error| from_aya(&error))?.try_clone();
         let cpu = cpu.map_err(|error| KernelError::of("dup", error))?;
-        let aya::maps::Map::Array(ranges) = take(&mut ebpf, "RANGES")? else {
+        let Map::Array(ranges) = take(&mut ebpf, "RANGES")? else {
             return Err(KernelError::Bpf("RANGES is not an array".into()));
         };
-        let aya::maps::Map::Array(tables) = take(&mut ebpf, "TABLES")? else {
+        let Map::Array(tables) = take(&mut ebpf, "TABLES")? else {
             return Err(KernelError::Bpf("TABLES is not an array".into()));
         };
-        let aya::maps::Map::ArrayOfMaps(slabs) = take(&mut ebpf, "SLABS")? else {
+        let Map::ArrayOfMaps(slabs) = take(&mut ebpf, "SLABS")? else {
             return Err(KernelError::Bpf("SLABS is not an array of maps".into()));
         };
         Ok(Self {
@@ -124,15 +137,33 @@ impl Object {
             targets: map(&mut ebpf, "TARGETS")?,
             processes: map(&mut ebpf, "PROCESSES")?,
             threads: map(&mut ebpf, "THREADS")?,
+            go_programs: map(&mut ebpf, "GO_PROGRAMS")?,
+            go_parked: map(&mut ebpf, "GO_PARKED")?,
+            go_locks: map(&mut ebpf, "GO_LOCKS")?,
             ranges,
             tables,
             slabs,
             records: map(&mut ebpf, "RECORDS")?,
             log,
             cpu,
+            linked: std::collections::HashMap::new(),
+            descriptors,
             programs: ebpf,
             attached: std::collections::HashMap::new(),
         })
+    }
+
+    /// A program, by its name.
+    pub(super) fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, KernelError>
+    where
+        &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    {
+        program(&mut self.programs, name)
+    }
+
+    /// A program that runs at functions' entries, as [`probe::load`] has it.
+    pub(super) fn load_probe(&self, name: &str) -> Result<OwnedFd, KernelError> {
+        probe::load(OBJECT, &self.descriptors, name)
     }
 
     /// The iterator over all threads, loaded.
@@ -187,13 +218,13 @@ fn logger(ebpf: &mut Ebpf) -> Option<EbpfLogger<&'static dyn log::Log>> {
         .ok()
 }
 
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, KernelError> {
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or_else(|| KernelError::Bpf(format!("the object has no map {name}")))
 }
 
 fn map<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, KernelError>
 where
-    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    M: TryFrom<Map, Error = MapError>,
 {
     M::try_from(take(ebpf, name)?).map_err(|error| from_aya(&error))
 }

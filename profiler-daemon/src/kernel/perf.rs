@@ -1,8 +1,11 @@
-//! The two kinds of perf events: the clock that samples, and the dummy that carries side-band
-//! records.
+//! The kinds of perf events: the clock that samples, the dummy that carries side-band records, and
+//! probes in programs.
 #![expect(unsafe_code, reason = "perf_event_open and its ioctls have no safe wrapper")]
 
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::{
+    ffi::CStr,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
 
 use perf_event_open_sys::{
     bindings::{
@@ -24,7 +27,7 @@ pub enum Event {
     Cycles,
 }
 
-/// A perf event on one CPU, whatever runs there.
+/// A perf event: on one CPU, whatever runs there, or of one process.
 pub(super) struct PerfEvent(OwnedFd);
 
 impl PerfEvent {
@@ -46,7 +49,22 @@ impl PerfEvent {
             }
         }
         attr.set_disabled(1);
-        Self::open(attr, cpu)
+        Self::open(attr, -1, cpu as i32)
+    }
+
+    /// The event that a process comes to an instruction, on whatever CPU, not yet enabled: `offset` is
+    /// the instruction's place in the file at `path`, `kind` the kernel's number of such events.
+    pub(super) fn probe(
+        pid: u32,
+        kind: u32,
+        path: &CStr,
+        offset: u64,
+    ) -> Result<Self, KernelError> {
+        let mut attr = perf_event_attr { type_: kind, ..Default::default() };
+        attr.uprobe_path = path.as_ptr() as u64;
+        attr.probe_offset = offset;
+        attr.set_disabled(1);
+        Self::open(attr, pid as i32, -1)
     }
 
     /// The event that says of each mapping, exec, fork and exit, at the boot-time clock, and wakes
@@ -74,14 +92,15 @@ impl PerfEvent {
         attr.set_use_clockid(1);
         attr.set_watermark(1);
         attr.wakeup_watermark = 1;
-        Self::open(attr, cpu)
+        Self::open(attr, -1, cpu as i32)
     }
 
-    fn open(mut attr: perf_event_attr, cpu: u32) -> Result<Self, KernelError> {
+    /// `pid`, `cpu`: -1 is all.
+    fn open(mut attr: perf_event_attr, pid: i32, cpu: i32) -> Result<Self, KernelError> {
         attr.size = size_of::<perf_event_attr>() as u32;
-        // SAFETY: `attr` is initialized and lives through the call.
+        // SAFETY: `attr` is initialized and lives through the call, as does what it points to.
         let fd = unsafe {
-            perf_event_open(&raw mut attr, -1, cpu as i32, -1, u64::from(PERF_FLAG_FD_CLOEXEC))
+            perf_event_open(&raw mut attr, pid, cpu, -1, u64::from(PERF_FLAG_FD_CLOEXEC))
         };
         if fd < 0 {
             return Err(KernelError::last("perf_event_open"));

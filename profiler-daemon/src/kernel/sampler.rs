@@ -1,11 +1,15 @@
 //! Everything attached to the kernel, as one value.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
+};
 
 use profiler_ebpf::{
     config::Control,
     counters::Counters,
     go::Labels,
+    go_waits::GoWait,
     mappings::{Process, Range},
     record::{self, STACK_HEADER_BYTES, Sample, StackHeader, Wait},
     stack_id::StackId,
@@ -18,6 +22,7 @@ use super::{
     cpu_events::CpuSet,
     cpus,
     error::from_aya,
+    go_waits,
     object::{Load, Object},
     ranges::RangeMap,
     side_band::What,
@@ -70,6 +75,9 @@ pub enum Record<'a> {
     WaitCopy(Sample, Box<StackCopy>),
     /// A thread has started another.
     Spawn(Sample),
+    /// A goroutine that waited goes on: by the record's kind, with its own stack, or with that of
+    /// what released the lock that it waited for.
+    GoWait(record::Kind, GoWait),
 }
 
 /// What was counted and what was lost, since sampling began.
@@ -108,6 +116,8 @@ pub struct Sampler {
     pub(super) waits: Waits,
     /// Since when threads are followed: boot-time clock.
     pub(super) followed_ns: u64,
+    /// Cloned for each process that is watched.
+    pub(super) go_watches: Arc<()>,
     ranges: RangeMap,
     tables: TableMap,
     cpus: CpuSet,
@@ -150,6 +160,7 @@ impl Sampler {
             object,
             waits: Waits::default(),
             followed_ns: 0,
+            go_watches: Arc::default(),
             ranges,
             tables,
             cpus,
@@ -373,6 +384,11 @@ pub(crate) fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Recor
     for of_wait in of_waits {
         if kind == of_wait as u32 {
             return waits::decode(bytes).map(|wait| Record::Wait(of_wait, wait));
+        }
+    }
+    for of_go in [record::Kind::GoBlock, record::Kind::GoMutex] {
+        if kind == of_go as u32 {
+            return go_waits::decode(bytes).map(|wait| Record::GoWait(of_go, wait));
         }
     }
     if kind == record::Kind::Spawn as u32 {

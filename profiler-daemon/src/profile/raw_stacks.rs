@@ -46,7 +46,7 @@ impl RawStacks {
     }
 
     /// The frames of a stack, as avmas, leaf first.
-    pub(super) fn get(&mut self, epoch: u32, id: u64, check: u32) -> Option<&[u64]> {
+    pub fn get(&mut self, epoch: u32, id: u64, check: u32) -> Option<&[u64]> {
         if self.find(epoch, id)?.check != check {
             self.collisions += 1;
             return None;

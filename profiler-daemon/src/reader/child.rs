@@ -145,7 +145,7 @@ fn run() -> Result<(), ChildError> {
     sandbox::install_filter(&writable)?;
     drop(releases);
 
-    serve(files, &mut Files { table, pages })?;
+    serve(files, &mut Files { table, pages, programs: go::Programs::default() })?;
     Ok(())
 }
 
@@ -214,6 +214,7 @@ fn failed(call: &'static str) -> impl FnOnce(std::io::Error) -> ChildError {
 struct Files {
     table: Arc<FileTable>,
     pages: Arc<FilePages>,
+    programs: go::Programs,
 }
 
 impl Answer for Files {
@@ -233,7 +234,10 @@ impl Answer for Files {
                 Ok(reply::Kind::Surroundings(surroundings::read(process.pid)))
             }
             request::Kind::Stacks(asked) => stacks::read(&asked).map(reply::Kind::Stacks),
-            request::Kind::Go(asked) => Ok(reply::Kind::Go(Box::new(go::read(asked, &self.pages)))),
+            request::Kind::Go(asked) => {
+                let found = go::read(asked, &mut self.programs, &self.pages, self.table.mounts());
+                Ok(reply::Kind::Go(Box::new(found)))
+            }
             request::Kind::NameFile(_)
             | request::Kind::NameKernel(_)
             | request::Kind::NamePerfMap(_)

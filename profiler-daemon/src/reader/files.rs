@@ -234,6 +234,11 @@ impl FileTable {
         }
     }
 
+    /// The mounts that processes see.
+    pub(super) fn mounts(&self) -> &Mounts {
+        &self.mounts
+    }
+
     /// Finds a perf map.
     ///
     /// # Errors

@@ -43,7 +43,10 @@ mod go;
 mod names;
 
 pub use files::{FileInfo, FileKey, NamesFrom, Open, Segment};
-pub use go::{GoBucket, GoBuild, GoLabels, GoMemory, GoRead, GoStack, GoStats, GoWhat, Goroutine};
+pub use go::{
+    GO_WAITS, GoBucket, GoBuild, GoLabels, GoMemory, GoRead, GoScheduler, GoStack, GoStats, GoWhat,
+    Goroutine,
+};
 pub use names::{FrameNames, NameFile, NameKernel, NameLine, NamePerfMap, Names};
 
 /// A question to the reader.

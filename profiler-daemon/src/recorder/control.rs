@@ -13,8 +13,11 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as news, oneshot};
 
-use super::{GoRequest, Limits, Own, RecordError, Request};
-use crate::profile::{Process, Profile, Spent, Window};
+use super::{GoRequest, GoWaitsRequest, Limits, Own, RecordError, Request};
+use crate::{
+    profile::{Process, Profile, Spent, Window},
+    reader::protocol::GoMemory,
+};
 
 /// What a recording is told.
 #[derive(Debug)]
@@ -27,6 +30,10 @@ pub enum Order {
     Record(Box<Request>),
     /// Read what the Go runtime of a process keeps.
     ReadGo(Box<GoRequest>),
+    /// Record what the goroutines of a process wait for.
+    WatchGo(Box<GoWaitsRequest>),
+    /// Tell what goroutines have waited for so far, as it was asked for under this tag.
+    TellGo(u64, oneshot::Sender<GoMemory>),
     /// End what is recorded beside the windows under this tag.
     End(u64),
     /// Close all events, or open them again.
@@ -102,6 +109,11 @@ impl Control {
 
     pub(super) fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+
+    /// Written to, it ends the recording's wait.
+    pub(super) fn waker(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.wake)
     }
 
     /// The orders that have come.

@@ -33,24 +33,37 @@ pub(super) struct GoRequests {
 impl Recorder {
     pub(super) fn begin_go(&mut self, request: GoRequest) {
         let GoRequest { pid, what, viewer, .. } = request;
-        let seen = self.table.lives().find(|life| {
-            life.is_there()
-                && life.process.pid == pid
-                && viewer.is_none_or(|uid| life.process.viewer_uid == uid)
-        });
-        let Some(life) = seen.map(|life| life.id) else {
+        let Some(life) = self.seen(pid, viewer).map(|life| life.id) else {
             let _ = request.reply.send(Err(format!("there is no process {pid}")));
             return;
         };
+        let tag = self.read_go(pid, what);
+        self.go.waiting.insert(tag, (life, request));
+    }
+
+    /// The process that has this pid now, if the user may look at it.
+    pub(super) fn seen(&self, pid: u32, viewer: Option<u32>) -> Option<&Life> {
+        self.table.lives().find(|life| {
+            life.is_there()
+                && life.process.pid == pid
+                && viewer.is_none_or(|uid| life.process.viewer_uid == uid)
+        })
+    }
+
+    /// Has something read; the tag under which it comes.
+    pub(super) fn read_go(&mut self, pid: u32, what: GoWhat) -> u64 {
         self.go.next += 1;
-        self.go.waiting.insert(self.go.next, (life, request));
         self.symbolizer.read_go(self.go.next, pid, what);
+        self.go.next
     }
 
     /// Hands out what was read.
     pub(super) fn follow_go(&mut self) {
         for read in self.symbolizer.take_go() {
-            let Some((life, request)) = self.go.waiting.remove(&read.tag) else { continue };
+            let Some((life, request)) = self.go.waiting.remove(&read.tag) else {
+                self.scheduler_read(read);
+                continue;
+            };
             // Its pid may be another's by now.
             let is_there = self.table.life(life).is_some_and(Life::is_there);
             let ended = || Err(format!("process {} has ended", request.pid));

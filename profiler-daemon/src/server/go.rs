@@ -19,6 +19,7 @@ use super::{
 use crate::{
     files::format,
     go::{self, NoAnswer},
+    go_waits::{self, Asked},
     profile::{
         Kind,
         go::{GoTaken, since},
@@ -75,12 +76,16 @@ pub(super) async fn answer(
         let is_told = is_of_memory || !memory.is_other;
         return Ok(Found::Nothing(is_told.then_some(memory.refusal)));
     }
-    if matches!(kind, Kind::Block | Kind::Mutex) && memory.rate == 0 && memory.buckets.is_empty() {
-        return Ok(Found::Nothing(None));
-    }
     let mut duration = Duration::ZERO;
     let asks_for_seconds = values.get("seconds").is_some_and(|it| it != "0" && !it.is_empty());
-    if asks_for_seconds && what != GoWhat::Goroutines {
+    let is_of_waits = matches!(kind, Kind::Block | Kind::Mutex);
+    if is_of_waits && memory.rate == 0 && memory.buckets.is_empty() {
+        let asked = Asked { pid, kind, duration: query.duration, tag: 0, viewer };
+        match go_waits::measured(orders, asked).await.map_err(no_answer)? {
+            Ok(measured) => (memory, duration) = measured,
+            Err(why) => return Ok(Found::Nothing(Some(why))),
+        }
+    } else if asks_for_seconds && what != GoWhat::Goroutines {
         duration = query.duration;
         tokio::time::sleep(duration).await;
         let now = go::read(orders, viewer, pid, what).await.map_err(no_answer)?;

@@ -35,7 +35,7 @@ use crate::{
 };
 use desk::{Desks, Which};
 use files::{File, MappedFile, Refusals};
-use go::ReadGo;
+pub use go::ReadGo;
 use lanes::Trip;
 use names::{Addresses, Strings};
 use processes::{Descriptions, ReadStacks};

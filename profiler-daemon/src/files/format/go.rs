@@ -19,7 +19,7 @@ const MOST_BYTES: usize = 64 << 20;
 
 /// What `debug=1` and `debug=2` give.
 pub(crate) fn render(taken: &GoTaken, debug: u8) -> String {
-    let text = Text { taken, frames: Frames::new(&taken.memory, &taken.named) };
+    let text = Text { taken, frames: Frames::new(taken.kind, &taken.memory, &taken.named) };
     match taken.kind {
         Kind::Heap | Kind::Allocs => text.heap(),
         Kind::Goroutines | Kind::Goroutineleak if debug > 1 => text.each_goroutine(),
@@ -97,9 +97,19 @@ impl Text<'_> {
         for it in buckets {
             let (cycles, count) =
                 (it.cycles.saturating_mul(factor), it.count.saturating_mul(factor));
+            let Some(places) = self.frames.wait_places(it.stack) else { continue };
             let _ = write!(text, "{cycles} {count} @");
-            self.addresses(&mut text, it.stack);
-            self.stack(&mut text, &self.logical(it.stack), true);
+            if memory.is_whole {
+                self.addresses_of(&mut text, places.iter().map(|(place, _)| place));
+            } else {
+                self.addresses(&mut text, it.stack);
+            }
+            let shown = self.frames.logical(&places);
+            let shown = shown.iter().flat_map(|&(place, location)| self.shown(place, location));
+            self.stack(&mut text, &shown.collect::<Vec<_>>(), true);
+        }
+        if memory.is_whole {
+            self.comments(&mut text);
         }
         text
     }
@@ -178,10 +188,13 @@ impl Text<'_> {
 
     /// The addresses of a stack, as the runtime has them.
     fn addresses(&self, text: &mut String, stack: u32) {
-        let memory = &self.taken.memory;
-        let stack = memory.stacks.get(stack as usize);
-        for place in stack.iter().flat_map(|it| &it.places) {
-            if let Some(avma) = memory.places.get(*place as usize) {
+        let stack = self.taken.memory.stacks.get(stack as usize);
+        self.addresses_of(text, stack.iter().flat_map(|it| &it.places));
+    }
+
+    fn addresses_of<'a>(&self, text: &mut String, places: impl Iterator<Item = &'a u32>) {
+        for place in places {
+            if let Some(avma) = self.taken.memory.places.get(*place as usize) {
                 let _ = write!(text, " {avma:#x}");
             }
         }
@@ -207,11 +220,7 @@ impl Text<'_> {
 
     /// The stack of what was counted.
     fn logical(&self, stack: u32) -> Vec<Shown> {
-        let places = match self.taken.kind {
-            Kind::Block | Kind::Mutex => self.frames.all_places(stack),
-            _ => self.frames.places(stack),
-        };
-        let places = self.frames.logical(&places);
+        let places = self.frames.logical(&self.frames.places(stack));
         places.iter().flat_map(|&(place, location)| self.shown(place, location)).collect()
     }
 

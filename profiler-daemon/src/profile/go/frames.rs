@@ -1,6 +1,11 @@
 //! Which frames of a stack are shown. Go's own profiles leave out what its readers do not ask for.
 
-use super::super::{Function, Location, Profile};
+use std::collections::HashMap;
+
+use super::{
+    super::{Function, Kind, Location, Profile},
+    waits,
+};
 use crate::reader::protocol::GoMemory;
 
 /// The locations of addresses, by their numbers in [`GoMemory::places`].
@@ -12,10 +17,15 @@ pub(crate) struct Frames<'a> {
     of_places: Vec<Option<u32>>,
     /// By location: it has functions alone that nobody has written.
     is_generated: Vec<bool>,
+    /// Of waits that were taken from outside, by stack: what is shown; `None`: nothing.
+    of_waits: Option<Vec<Option<Shown>>>,
 }
 
+/// Places and locations of a stack, leaf first.
+type Shown = Vec<(u32, u32)>;
+
 impl<'a> Frames<'a> {
-    pub(crate) fn new(memory: &'a GoMemory, named: &Profile) -> Self {
+    pub(crate) fn new(kind: Kind, memory: &'a GoMemory, named: &Profile) -> Self {
         let functions = named.functions.clone();
         let mut locations = named.locations.clone();
         let mut is_generated = Vec::new();
@@ -49,7 +59,43 @@ impl<'a> Frames<'a> {
                 .is_some_and(|it| &*functions[it.function as usize].name == "runtime.goexit")
         };
         let of_places = of_places.iter().map(|&it| (!is_end(it)).then_some(it)).collect();
-        Self { memory, locations, functions, of_places, is_generated }
+        let of_waits = None;
+        let mut frames = Self { memory, locations, functions, of_places, is_generated, of_waits };
+        if memory.is_whole {
+            let all = 0..memory.stacks.len() as u32;
+            let mut rests = HashMap::new();
+            let shown = all.map(|stack| frames.begun(kind, stack, &mut rests));
+            frames.of_waits = Some(shown.collect());
+        }
+        frames
+    }
+
+    /// A stack that was taken from outside, as the runtime would have it. `rests`: locations without
+    /// their first lines.
+    fn begun(
+        &mut self,
+        kind: Kind,
+        stack: u32,
+        rests: &mut HashMap<(u32, usize), u32>,
+    ) -> Option<Shown> {
+        let all = self.all_places(stack);
+        let locations = all.iter().map(|&(_, location)| &self.locations[location as usize]);
+        let begin = waits::begin(kind, locations, &self.functions)?;
+        let mut shown = all[begin.frame.min(all.len())..].to_vec();
+        if begin.line > 0
+            && let Some((_, first)) = shown.first_mut()
+        {
+            let whole = *first;
+            *first = *rests.entry((whole, begin.line)).or_insert_with(|| {
+                let whole = &self.locations[whole as usize];
+                let lines = whole.lines[begin.line..].into();
+                let rest = Location { lines, ..whole.clone() };
+                self.is_generated.push(false);
+                self.locations.push(rest);
+                self.locations.len() as u32 - 1
+            });
+        }
+        Some(shown)
     }
 
     pub(crate) fn into_parts(self) -> (Vec<Location>, Vec<Function>) {
@@ -96,9 +142,18 @@ impl<'a> Frames<'a> {
         locations(&self.logical(&all[first.unwrap_or(0)..]))
     }
 
-    /// Of a wait: what is to be left out, the runtime has left out, or Go's readers show it.
-    pub(crate) fn of_wait(&self, stack: u32) -> Box<[u32]> {
-        locations(&self.logical(&self.all_places(stack)))
+    /// Of a wait: what is to be left out, the runtime has left out, or Go's readers show it. `None`:
+    /// it is not shown.
+    pub(crate) fn of_wait(&self, stack: u32) -> Option<Box<[u32]>> {
+        Some(locations(&self.logical(&self.wait_places(stack)?)))
+    }
+
+    /// Places and locations of a wait's stack.
+    pub(crate) fn wait_places(&self, stack: u32) -> Option<Shown> {
+        match &self.of_waits {
+            Some(shown) => shown.get(stack as usize)?.clone(),
+            None => Some(self.all_places(stack)),
+        }
     }
 
     /// Of a goroutine.

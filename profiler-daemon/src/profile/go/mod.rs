@@ -1,6 +1,7 @@
 //! What was read of a Go runtime, made profiles: as `runtime/pprof` makes them of the same.
 
 pub(crate) mod frames;
+mod waits;
 
 use std::{
     collections::HashMap,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use super::{Kind, Outcomes, Profile, Sample, Spent};
-use crate::reader::protocol::{GoBucket, GoMemory};
+use crate::reader::protocol::{GoBucket, GoMemory, GoStack};
 use frames::Frames;
 
 /// What was read of a process, and the names of all its addresses.
@@ -58,10 +59,42 @@ pub fn since(now: &mut GoMemory, before: &GoMemory) {
     now.buckets = buckets;
 }
 
+/// Waits that were measured from outside: stacks as avmas, leaf first, how many, and how long they took
+/// in nanoseconds. `source`: how that was measured.
+pub fn measured<'a>(
+    version: &str,
+    source: String,
+    waits: impl Iterator<Item = (&'a [u64], i64, i64)>,
+) -> GoMemory {
+    let mut memory = GoMemory {
+        version: version.to_owned(),
+        rate: 1,
+        ticks_per_second: 1_000_000_000,
+        scales_mutexes: true,
+        is_whole: true,
+        source,
+        ..GoMemory::default()
+    };
+    let mut numbers: HashMap<u64, u32> = HashMap::new();
+    for (avmas, count, cycles) in waits {
+        let places = avmas.iter().map(|&avma| {
+            *numbers.entry(avma).or_insert_with(|| {
+                memory.places.push(avma);
+                memory.places.len() as u32 - 1
+            })
+        });
+        let places = places.collect();
+        let stack = memory.stacks.len() as u32;
+        memory.buckets.push(GoBucket { stack, count, cycles, ..GoBucket::default() });
+        memory.stacks.push(GoStack { places });
+    }
+    memory
+}
+
 impl GoTaken {
     /// The profile.
     pub fn profile(&self) -> Profile {
-        let frames = Frames::new(&self.memory, &self.named);
+        let frames = Frames::new(self.kind, &self.memory, &self.named);
         let mut stacks = Vec::new();
         let mut stack = |places: Box<[u32]>| {
             stacks.push(places);
@@ -101,7 +134,8 @@ impl GoTaken {
             }
             _ => {
                 for bucket in &self.memory.buckets {
-                    let number = stack(frames.of_wait(bucket.stack));
+                    let Some(shown) = frames.of_wait(bucket.stack) else { continue };
+                    let number = stack(shown);
                     samples.push(sample(number, self.delay(bucket)));
                 }
             }
@@ -172,8 +206,9 @@ impl GoTaken {
 
     /// What else is to be known of it, as comments.
     pub(crate) fn facts(&self) -> Vec<String> {
-        let GoMemory { version, rate, ticks_per_second, is_measured, cycle, left_out, .. } =
-            &self.memory;
+        let GoMemory {
+            version, rate, ticks_per_second, is_measured, cycle, left_out, source, ..
+        } = &self.memory;
         let mut facts = vec![format!("go={version}")];
         match self.kind {
             Kind::Heap | Kind::Allocs => {
@@ -185,6 +220,7 @@ impl GoTaken {
                     facts.push(format!("without_stack={moving}"));
                 }
             }
+            _ if !source.is_empty() => facts.push(format!("source={source}")),
             _ => {
                 let by = if *is_measured { "rprofd" } else { "the program" };
                 facts.push(format!("rate={rate}"));

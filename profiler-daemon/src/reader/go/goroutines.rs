@@ -54,6 +54,7 @@ struct Seen {
     bp: u64,
     status: u32,
     reason: u8,
+    stops: u8,
     goid: u64,
     wait_since: u64,
     creator: u64,
@@ -79,6 +80,7 @@ impl Seen {
             bp: word(layout.sched_bp)?,
             status: word(layout.status)? as u32 & !SCANNED,
             reason: *bytes.get(layout.wait_reason)?,
+            stops: *bytes.get(layout.stops)?,
             goid: word(layout.goid())?,
             wait_since: word(layout.wait_since())?,
             creator: word(layout.creator)?,
@@ -362,6 +364,7 @@ fn told(
         parent: seen.parent,
         is_locked: seen.is_locked,
         is_moving,
+        stops: seen.stops.into(),
     }
 }
 

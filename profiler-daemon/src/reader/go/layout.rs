@@ -10,6 +10,8 @@ pub(super) struct Layout {
     pub(super) status: usize,
     /// `g.waitreason`.
     pub(super) wait_reason: usize,
+    /// `g.trackingSeq`: counted up whenever it stops to run.
+    pub(super) stops: usize,
     /// `g.lockedm`.
     pub(super) locked_m: usize,
     /// `g.parentGoid`, from 1.21 on.
@@ -59,6 +61,11 @@ impl Layout {
         self.status + 8
     }
 
+    /// Whether waits for locks are told from those for other semaphores, from 1.20 on.
+    pub(super) fn tells_locks(&self) -> bool {
+        self.minor >= 20
+    }
+
     /// What a goroutine waits for, by the runtime's number.
     pub(super) fn reason(&self, number: u8) -> Option<&'static str> {
         let mut known = REASONS.iter().filter(|(_, from, to)| (*from..=*to).contains(&self.minor));
@@ -82,6 +89,12 @@ impl Layout {
             sched_bp: SCHED_SP + 0x30,
             status: 0x90,
             wait_reason: 0xb0,
+            stops: match minor {
+                19 | 20 => 0xbd,
+                21 => 0xbc,
+                23 | 24 => 0xc7,
+                _ => 0xbf,
+            },
             locked_m: 0xd0,
             parent: Some(0x110),
             creator: 0x118,

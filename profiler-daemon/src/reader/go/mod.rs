@@ -10,6 +10,7 @@ pub(super) mod labels;
 mod layout;
 mod memory;
 mod program;
+mod scheduler;
 mod stats;
 mod stripped;
 
@@ -21,11 +22,13 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{
     elf::ElfError,
     file_pages::FilePages,
+    mounts::Mounts,
     protocol::{GoMemory, GoRead, GoStack, GoWhat, MAX_REPLY_BYTES},
     sys,
 };
 use memory::{Deadline, Memory, ProcessMemory, word};
 use program::Program;
+pub(super) use program::Programs;
 
 /// How long one answer may take: of a CPU, and by the clock, on a machine that has others to run.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -58,6 +61,9 @@ pub(super) enum GoError {
          runtime's that is read here; build it without -ldflags=-s"
     )]
     Stripped,
+    /// It is behind another program, or on another machine.
+    #[error("its program is on a file system that may not answer, and gets no probes")]
+    NotLocal,
     /// Its symbols are more than are read.
     #[error("its symbol table is too large")]
     Large,
@@ -90,8 +96,13 @@ pub(super) enum GoError {
 }
 
 /// Reads what is asked for.
-pub(super) fn read(asked: GoRead, pages: &Arc<FilePages>) -> GoMemory {
-    match read_process(asked, pages) {
+pub(super) fn read(
+    asked: GoRead,
+    programs: &mut Programs,
+    pages: &Arc<FilePages>,
+    mounts: &Mounts,
+) -> GoMemory {
+    match read_process(asked, programs, pages, mounts) {
         Ok(found) => found,
         Err(error) => GoMemory {
             is_other: matches!(error, GoError::NotGo),
@@ -101,8 +112,13 @@ pub(super) fn read(asked: GoRead, pages: &Arc<FilePages>) -> GoMemory {
     }
 }
 
-fn read_process(asked: GoRead, pages: &Arc<FilePages>) -> Result<GoMemory, GoError> {
-    let program = Program::of(asked.pid, pages)?;
+fn read_process(
+    asked: GoRead,
+    programs: &mut Programs,
+    pages: &Arc<FilePages>,
+    mounts: &Mounts,
+) -> Result<GoMemory, GoError> {
+    let program = Program::of(asked.pid, programs, pages, mounts)?;
     let memory = ProcessMemory(asked.pid);
     let deadline = Deadline::after(LONGEST, PATIENCE);
     let now = clock_gettime(ClockId::Monotonic);
@@ -121,7 +137,7 @@ fn read_with(
     now_ns: u64,
     deadline: Deadline,
 ) -> Result<GoMemory, GoError> {
-    let mut found = GoMemory { version: program.version.clone(), ..GoMemory::default() };
+    let mut found = GoMemory { version: program.contents.version.clone(), ..GoMemory::default() };
     let read = |name| word(memory, program.variable(name)?).ok_or(GoError::Unreadable(name));
     match what {
         GoWhat::Heap => {
@@ -135,6 +151,10 @@ fn read_with(
         GoWhat::Goroutines => {
             goroutines::read(memory, program, now_ns, deadline, &mut found)?;
             found.stats = stats::read(memory, program);
+        }
+        GoWhat::Scheduler => {
+            found.scheduler = Some(scheduler::read(program)?);
+            return Ok(found);
         }
     }
     if matches!(what, GoWhat::Block | GoWhat::Mutex) {
@@ -152,9 +172,12 @@ fn read_with(
 fn mutex_rate(memory: &impl Memory, program: &Program) -> Result<u64, GoError> {
     const NAME: &str = "runtime.mutexprofilerate";
     let rate = program.variable(NAME);
-    if rate.is_err() && program.layout.scales_mutexes {
+    if rate.is_err() {
         let list = word(memory, program.variable("runtime.xbuckets")?);
-        return Ok(u64::from(list.is_some_and(|list| list != 0)));
+        let is_empty = list.is_none_or(|list| list == 0);
+        if is_empty || program.layout.scales_mutexes {
+            return Ok(u64::from(!is_empty));
+        }
     }
     word(memory, rate?).ok_or(GoError::Unreadable(NAME))
 }

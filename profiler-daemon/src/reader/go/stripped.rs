@@ -37,13 +37,14 @@ pub(super) fn functions(table: &GoTable) -> Result<Listed, GoError> {
 }
 
 /// Finds the variables in a file, which `memory` has at `bias` further.
+/// `functions`: svmas of functions by name.
 pub(super) fn variables(
     elf: &Elf<'_>,
-    listing: &Listed,
+    functions: &dyn Fn(&str) -> Option<Range<u64>>,
     memory: &impl Memory,
     bias: u64,
 ) -> Variables {
-    let finder = Finder { elf, listing, memory, bias };
+    let finder = Finder { elf, functions, memory, bias };
     let mut found = Variables::new();
     let mut add = |name: &'static str, svma: Option<u64>| {
         if let Some(svma) = svma {
@@ -68,7 +69,7 @@ pub(super) fn variables(
 
 struct Finder<'a, M> {
     elf: &'a Elf<'a>,
-    listing: &'a Listed,
+    functions: &'a dyn Fn(&str) -> Option<Range<u64>>,
     memory: &'a M,
     bias: u64,
 }
@@ -76,13 +77,7 @@ struct Finder<'a, M> {
 impl<M: Memory> Finder<'_, M> {
     /// svmas of the variables that a function refers to, nearly in the order of its code, each once.
     fn references(&self, function: &str) -> Vec<u64> {
-        let is_it = |&&(_, _, name): &&(u64, u64, u32)| {
-            let bytes = self.listing.names.get(name as usize..).unwrap_or_default();
-            bytes.strip_prefix(function.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-        };
-        let Some(&(start, end, _)) = self.listing.functions.iter().find(is_it) else {
-            return Vec::new();
-        };
+        let Some(Range { start, end }) = (self.functions)(function) else { return Vec::new() };
         let code = self.elf.loaded(start).unwrap_or_default();
         let size = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
         let code = &code[..size.min(MOST_CODE).min(code.len())];

@@ -12,7 +12,27 @@ pub enum GoWhat {
     Mutex = 2,
     /// Goroutines.
     Goroutines = 3,
+    /// Where its scheduler is.
+    Scheduler = 4,
 }
+
+/// Go's block profile has the waits for these, as states of goroutines have it; but a semaphore may
+/// also be the runtime's own.
+pub const GO_WAITS: [&str; 13] = [
+    "chan receive",
+    "chan send",
+    "select",
+    "semacquire",
+    "sync.Cond.Wait",
+    "sync.Mutex.Lock",
+    "sync.RWMutex.RLock",
+    "sync.RWMutex.Lock",
+    "sync.WaitGroup.Wait",
+    "chan receive (durable)",
+    "chan send (durable)",
+    "select (durable)",
+    "sync.WaitGroup.Wait (durable)",
+];
 
 /// Asks for what the Go runtime of a process keeps. Takes a second at most.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -78,6 +98,52 @@ pub struct GoMemory {
     /// With goroutines: what the collector has counted, if that is known.
     #[prost(message, optional, tag = "16")]
     pub stats: Option<GoStats>,
+    /// Where its scheduler is.
+    #[prost(message, optional, tag = "17")]
+    pub scheduler: Option<GoScheduler>,
+    /// Stacks begin in the runtime, as it was waited or released: what Go's own profiles leave out of
+    /// that is still there.
+    #[prost(bool, tag = "18")]
+    pub is_whole: bool,
+    /// Where it comes from, if the runtime has not counted it: in words.
+    #[prost(string, tag = "19")]
+    pub source: String,
+}
+
+/// Where the functions of a scheduler are in the program's file, as offsets in bytes, and what it
+/// needs to be understood: [`profiler_ebpf::go_waits::Program`].
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct GoScheduler {
+    /// Where a goroutine begins to wait.
+    #[prost(uint64, tag = "1")]
+    pub park_offset: u64,
+    /// Where one is to go on.
+    #[prost(uint64, tag = "2")]
+    pub ready_offset: u64,
+    /// The file's `st_dev`.
+    #[prost(uint64, tag = "3")]
+    pub device: u64,
+    /// The file's `st_ino`.
+    #[prost(uint64, tag = "4")]
+    pub inode: u64,
+    /// Bit n: waits for reason n are of Go's block profile.
+    #[prost(uint64, tag = "5")]
+    pub waits: u64,
+    /// Bit n: ends of waits for reason n are of its mutex profile.
+    #[prost(uint64, tag = "6")]
+    pub locks: u64,
+    /// Offset of `g.m`.
+    #[prost(uint32, tag = "7")]
+    pub m: u32,
+    /// Offset of `m.curg`.
+    #[prost(uint32, tag = "8")]
+    pub curg: u32,
+    /// Offset of `g.sched.sp`.
+    #[prost(uint32, tag = "9")]
+    pub sched_sp: u32,
+    /// Offset of `g.sched.bp`.
+    #[prost(uint32, tag = "10")]
+    pub sched_bp: u32,
 }
 
 /// What the collector has counted.
@@ -170,6 +236,9 @@ pub struct Goroutine {
     /// It runs, or did not hold still: its stack is where it began, and no more.
     #[prost(bool, tag = "8")]
     pub is_moving: bool,
+    /// How often it has stopped to run, modulo 256.
+    #[prost(uint32, tag = "9")]
+    pub stops: u32,
 }
 
 /// How a Go program was built.
