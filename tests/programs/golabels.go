@@ -1,8 +1,10 @@
-// golabels: goroutines that say by labels what they do, for ever.
+// golabels [two|none]: goroutines that say by labels what they do, for ever; with an argument one thing
+// alone, with two labels or none.
 package main
 
 import (
 	"context"
+	"os"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -42,6 +44,17 @@ func main() {
 	long := strings.Repeat("x", 100)
 	do := func(work func(), labels ...string) {
 		pprof.Do(context.Background(), pprof.Labels(labels...), func(context.Context) { work() })
+	}
+	if len(os.Args) > 1 {
+		work := func() {
+			for {
+				checkout()
+			}
+		}
+		if os.Args[1] == "none" {
+			work()
+		}
+		do(work, "handler", "checkout", "tier", "gold")
 	}
 	for {
 		do(checkout, "handler", "checkout", "tier", "gold")

@@ -18,6 +18,7 @@ mod cpu_time;
 mod elf_bombs;
 mod exec_latency;
 mod go;
+mod go_cost;
 mod naming;
 mod oracle;
 mod outcomes;
@@ -53,7 +54,7 @@ struct Entry {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const ENTRIES: [Entry; 32] = [
+const ENTRIES: [Entry; 34] = [
     Entry {
         name: "cpu-time",
         about: "samples and counted losses against the CPU time the kernel accounts",
@@ -196,6 +197,16 @@ const ENTRIES: [Entry; 32] = [
         name: "go-leak",
         about: "until a leak of 10 goroutines a second is told",
         run: go::leak,
+    },
+    Entry {
+        name: "go-labels",
+        about: "BPF time of a sample of a Go program with labels, beside one without",
+        run: go_cost::labels,
+    },
+    Entry {
+        name: "go-waits",
+        about: "what a Go program loses while its waits are measured with probes",
+        run: go_cost::waits,
     },
     Entry {
         name: "oracle",

@@ -8,7 +8,7 @@ mod kills;
 mod soak;
 mod target;
 mod threads;
-mod throughput;
+pub(super) mod throughput;
 mod waits;
 
 pub(super) use self::{

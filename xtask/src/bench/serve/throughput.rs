@@ -21,7 +21,7 @@ const SLICE: Duration = Duration::from_millis(600);
 const Z: f64 = 1.96;
 
 /// A program that prints how much it has done.
-pub(super) struct Counting {
+pub(in super::super) struct Counting {
     /// How much, and when that was heard.
     done: Arc<Mutex<(u64, Instant)>>,
     running: Running,
@@ -29,7 +29,11 @@ pub(super) struct Counting {
 
 impl Counting {
     /// `cpu`: where it runs; `None`: anywhere.
-    pub(super) fn start(program: &Program, args: &[&str], cpu: Option<usize>) -> Result<Self> {
+    pub(in super::super) fn start(
+        program: &Program,
+        args: &[&str],
+        cpu: Option<usize>,
+    ) -> Result<Self> {
         let mut running = start_on(cpu, program.command(args).stdout(Stdio::piped()))?;
         let stdout = BufReader::new(running.child.stdout.take().context("a pipe")?);
         let done = Arc::new(Mutex::new((0, Instant::now())));
@@ -44,11 +48,15 @@ impl Counting {
     }
 
     /// What it does in a second.
-    pub(super) fn rate(&self) -> f64 {
+    pub(in super::super) fn rate(&self) -> f64 {
         let (before, begin) = self.done();
         thread::sleep(SLICE);
         let (after, end) = self.done();
         (after - before) as f64 / end.duration_since(begin).max(SLICE / 2).as_secs_f64()
+    }
+
+    pub(in super::super) fn pid(&self) -> u32 {
+        self.running.pid()
     }
 
     /// CPU time that it has used.
