@@ -16,7 +16,7 @@ func watch(never chan int) { <-never }
 
 func TestPool(t *testing.T) {
 	never := make(chan int)
-	for n := 0; n < 60; n++ {
+	for n := 0; n < 160; n++ {
 		time.Sleep(50 * time.Millisecond)
 		go watch(never)
 	}

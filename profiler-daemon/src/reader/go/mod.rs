@@ -34,6 +34,10 @@ pub(super) use program::Programs;
 const LONGEST: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(2500);
 
+/// How often a program that has just begun is looked at, and how long is in between.
+const MOST_TRIES: u32 = 4;
+const BETWEEN_TRIES: Duration = Duration::from_millis(15);
+
 /// svmas of variables, by name.
 type Variables = HashMap<&'static str, u64>;
 
@@ -118,8 +122,16 @@ fn read_process(
     pages: &Arc<FilePages>,
     mounts: &Mounts,
 ) -> Result<GoMemory, GoError> {
-    let program = Program::of(asked.pid, programs, pages, mounts)?;
     let memory = ProcessMemory(asked.pid);
+    let mut tries = 0;
+    let program = loop {
+        let program = Program::of(asked.pid, programs, pages, mounts)?;
+        tries += 1;
+        if has_begun(&memory, &program) || tries == MOST_TRIES {
+            break program;
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+    };
     let deadline = Deadline::after(LONGEST, PATIENCE);
     let now = clock_gettime(ClockId::Monotonic);
     let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
@@ -128,6 +140,13 @@ fn read_process(
         return Err(GoError::TooMuch);
     }
     Ok(found)
+}
+
+/// Whether the runtime has set itself up: before, its variables are as they were compiled. The first
+/// goroutine is made right behind.
+fn has_begun(memory: &impl Memory, program: &Program) -> bool {
+    let count = program.variable("runtime.allglen").ok().and_then(|at| word(memory, at));
+    count.is_some_and(|count| count > 0)
 }
 
 fn read_with(
