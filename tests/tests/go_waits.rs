@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -11,7 +13,7 @@ use std::{
 use rprofd_tests::{
     Profile, Rprofd, TestDir, machine,
     programs::{Running, build_go, go_toolchains},
-    serve::{Daemon, wait_for},
+    serve::{Daemon, get, wait_for},
 };
 
 fn able() -> bool {
@@ -28,12 +30,27 @@ fn started(dir: &TestDir, argument: &str) -> Running {
     start(&build_go(dir, "gowaits.go", "local", &[]), argument)
 }
 
-/// A profile of a process, from when rprofd has names for it.
+/// A profile of a process. `go tool pprof` itself waits for half as long again as the recording takes,
+/// which on a full machine is less than the first names take.
+fn fetched(address: SocketAddr, dir: &Path, pid: u32, path: &str) -> Profile {
+    let answer = get(address, &format!("/pid/{pid}/debug/pprof/{path}"));
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    let file = dir.join(format!("{pid}.pb.gz"));
+    fs::write(&file, answer.body).expect("write");
+    Profile::read(&file)
+}
+
+/// Where a test has its files.
+fn dir_of(daemon: &Daemon) -> &Path {
+    daemon.socket.parent().expect("a directory")
+}
+
+/// The same, from when rprofd has names for it.
 fn named(daemon: &Daemon, pid: u32, path: &str) -> Profile {
     wait_for(200, || daemon.get(&format!("/pid/{pid}/debug/pprof/")));
     let begun = Instant::now();
     loop {
-        let profile = daemon.profile(&format!("/pid/{pid}/debug/pprof/{path}"));
+        let profile = fetched(daemon.address, dir_of(daemon), pid, path);
         let is_named = profile.locations.values().all(|it| !it.lines.is_empty());
         if is_named || begun.elapsed() > Duration::from_secs(90) {
             return profile;
@@ -47,15 +64,10 @@ fn both(daemon: &Daemon, pids: [u32; 2], path: &str) -> [Profile; 2] {
         // Names come first.
         named(daemon, pid, "goroutine");
     }
-    // Each is read back from a file of its own.
-    let fetched = pids.map(|pid| {
-        let url = daemon.url(&format!("/pid/{pid}/debug/pprof/{path}"));
-        let file = daemon.socket.with_file_name(format!("{pid}.pb.gz"));
-        (Command::new("curl").args(["-sfo"]).arg(&file).arg(url).spawn().expect("curl"), file)
-    });
-    fetched.map(|(mut curl, file)| {
-        assert!(curl.wait().expect("curl").success());
-        Profile::read(&file)
+    let (address, dir) = (daemon.address, dir_of(daemon));
+    thread::scope(|scope| {
+        let fetching = pids.map(|pid| scope.spawn(move || fetched(address, dir, pid, path)));
+        fetching.map(|it| it.join().expect("a profile"))
     })
 }
 
@@ -174,9 +186,9 @@ fn probes_are_gone_with_who_asked() {
     let pid = silent.pid();
     wait_for(200, || daemon.get(&format!("/pid/{pid}/debug/pprof/")));
     let probed = || {
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-        let fds = std::fs::read_dir(format!("/proc/{}/task", daemon.rprofd.pid())).expect("tasks");
-        let names = fds.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("comm")).ok());
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let fds = fs::read_dir(format!("/proc/{}/task", daemon.rprofd.pid())).expect("tasks");
+        let names = fds.filter_map(|it| fs::read_to_string(it.ok()?.path().join("comm")).ok());
         (maps.contains("[uprobes]"), names.filter(|it| it.trim() == "probes").count())
     };
     assert_eq!(probed(), (false, 0));
