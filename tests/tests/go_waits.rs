@@ -35,7 +35,8 @@ fn started(dir: &TestDir, argument: &str) -> Running {
 fn fetched(address: SocketAddr, dir: &Path, pid: u32, path: &str) -> Profile {
     let answer = get(address, &format!("/pid/{pid}/debug/pprof/{path}"));
     assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-    let file = dir.join(format!("{pid}.pb.gz"));
+    let kind = path.split('?').next().unwrap_or_default();
+    let file = dir.join(format!("{pid}.{kind}.pb.gz"));
     fs::write(&file, answer.body).expect("write");
     Profile::read(&file)
 }
@@ -58,16 +59,17 @@ fn named(daemon: &Daemon, pid: u32, path: &str) -> Profile {
     }
 }
 
-/// Both profiles of the same seconds.
-fn both(daemon: &Daemon, pids: [u32; 2], path: &str) -> [Profile; 2] {
+/// Profiles of the same seconds: at each path, of both.
+fn of_both<const N: usize>(daemon: &Daemon, pids: [u32; 2], paths: [&str; N]) -> [[Profile; 2]; N] {
     for pid in pids {
         // Names come first.
         named(daemon, pid, "goroutine");
     }
     let (address, dir) = (daemon.address, dir_of(daemon));
     thread::scope(|scope| {
-        let fetching = pids.map(|pid| scope.spawn(move || fetched(address, dir, pid, path)));
-        fetching.map(|it| it.join().expect("a profile"))
+        let fetching =
+            paths.map(|path| pids.map(|pid| scope.spawn(move || fetched(address, dir, pid, path))));
+        fetching.map(|both| both.map(|it| it.join().expect("a profile")))
     })
 }
 
@@ -101,9 +103,9 @@ fn where_goroutines_wait_is_told_of_a_program_that_counts_nothing() {
         for flags in [&[][..], &["-ldflags=-s -w"], &["-buildmode=pie"]] {
             let path = build_go(&dir, "gowaits.go", &toolchain, flags);
             let (counting, silent) = (start(&path, "rates"), start(&path, ""));
-            for (kind, top) in [("block", 5), ("mutex", 3)] {
-                let path = format!("{kind}?seconds=5");
-                let [own, seen] = both(&daemon, [counting.pid(), silent.pid()], &path);
+            let pids = [counting.pid(), silent.pid()];
+            let [block, mutex] = of_both(&daemon, pids, ["block?seconds=5", "mutex?seconds=5"]);
+            for (kind, top, [own, seen]) in [("block", 5, block), ("mutex", 3, mutex)] {
                 let what = format!("{toolchain} {flags:?} {kind}");
                 assert_eq!(seen.sample_types, own.sample_types, "{what}");
                 assert!(source(&seen).starts_with("probes on runtime.gopark"), "{what}");

@@ -1,8 +1,13 @@
 //! What the kernel measures of BPF programs.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
+use rprofd_tests::rprofd::Started;
 
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -39,6 +44,16 @@ impl Runs {
     /// Of all BPF programs that `pid` holds.
     pub(super) fn of_all(pid: u32) -> Result<Self> {
         Self::of(pid, |_| true)
+    }
+
+    /// Of those that samples run in a run of rprofd's, from `warm` to `end` after sampling began.
+    pub(super) fn of_run(rprofd: &mut Started, warm: Duration, end: Duration) -> Result<Self> {
+        rprofd.wait_for_line("sampling");
+        let begin = Instant::now();
+        thread::sleep(warm);
+        let before = Self::of_sampling(rprofd.pid())?;
+        thread::sleep(end.saturating_sub(begin.elapsed()));
+        Ok(Self::of_sampling(rprofd.pid())?.since(before))
     }
 
     /// Of those that samples run.

@@ -1,9 +1,6 @@
 //! What looking at Go programs costs: a sample with labels, and a wait that meets probes.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use rprofd_tests::{
@@ -54,12 +51,7 @@ fn sample_us(bench: &Bench, program: &Program, labels: &str) -> Result<f64> {
     let cpus = thread::available_parallelism()?.get();
     let busy: Vec<Running> = (0..cpus).map(|_| program.start(&[labels])).collect();
     let mut rprofd = bench.rprofd().args(["-v", "-F", "999", "-d", LENGTH]).start();
-    rprofd.wait_for_line("sampling");
-    let begin = Instant::now();
-    thread::sleep(WARM);
-    let before = Runs::of_sampling(rprofd.pid())?;
-    thread::sleep(END.saturating_sub(begin.elapsed()));
-    let runs = Runs::of_sampling(rprofd.pid())?.since(before);
+    let runs = Runs::of_run(&mut rprofd, WARM, END)?;
     let run = rprofd.wait().expect_success();
     drop(busy);
     let profile = run.profile_of("golabels");

@@ -1,10 +1,6 @@
 //! What a sample costs in the kernel, by the depth of its stack.
 
-use std::{
-    collections::BTreeMap,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use rprofd_tests::{Profile, Program, programs::Running};
@@ -100,12 +96,7 @@ fn measure(bench: &Bench, case: &Case) -> Result<(Run, Outcomes)> {
     let length = format!("{}s", LENGTH.as_secs());
     let options = ["-F", &hertz, "-d", &length, "--group-by", "comm"];
     let mut rprofd = bench.rprofd().args(["-v"]).args(options).start();
-    rprofd.wait_for_line("sampling");
-    let begin = Instant::now();
-    thread::sleep(WARM);
-    let before = Runs::of_sampling(rprofd.pid())?;
-    thread::sleep(END.saturating_sub(begin.elapsed()));
-    let runs = Runs::of_sampling(rprofd.pid())?.since(before);
+    let runs = Runs::of_run(&mut rprofd, WARM, END)?;
     let run = rprofd.wait().expect_success();
     drop(busy);
 

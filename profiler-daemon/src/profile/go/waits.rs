@@ -1,16 +1,17 @@
 //! Stacks of waits as they were taken from outside, with what the runtime leaves out as it counts its
 //! own: functions between a program's and the scheduler.
 
-use super::super::{Function, Kind, Line, Location};
+use super::{
+    super::{Function, Kind, Line, Location},
+    frames::is_of_runtime,
+};
 
 /// The runtime's functions that its own profiles show.
 const SHOWN: [&str; 4] =
     ["runtime.chanrecv1", "runtime.chanrecv2", "runtime.chansend1", "runtime.selectgo"];
 
-/// Other packages' functions that they do not show: what begins so.
-const LEFT_OUT: [&str; 8] = [
-    "runtime.",
-    "internal/runtime/",
+/// Other packages' functions that they do not show, either: what begins so.
+const LEFT_OUT: [&str; 6] = [
     "internal/sync.",
     "internal/poll.runtime_",
     "sync.runtime_",
@@ -46,8 +47,8 @@ pub(super) fn begin<'a>(
         let lines = location.lines.iter().enumerate();
         lines.map(move |(line, it)| (Begin { frame, line }, name(it)))
     });
-    let is_shown =
-        |name: &str| SHOWN.contains(&name) || !LEFT_OUT.iter().any(|it| name.starts_with(it));
+    let is_left_out =
+        |name: &str| is_of_runtime(name) || LEFT_OUT.iter().any(|it| name.starts_with(it));
     // Where inlined functions have no names, what they call tells it.
     let mut releases = false;
     for (begin, name) in &mut all {
@@ -55,7 +56,7 @@ pub(super) fn begin<'a>(
             return None;
         }
         releases |= name.contains(RELEASES);
-        if is_shown(name) {
+        if SHOWN.contains(&name) || !is_left_out(name) {
             return (kind != Kind::Mutex || releases).then_some(begin);
         }
     }
