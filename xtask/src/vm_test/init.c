@@ -7,9 +7,11 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PROFILE "/tmp/all.pb.gz"
@@ -70,12 +72,65 @@ static void lacking(const char *what) {
     run((char *[]){"rprofd", "doctor", NULL});
 }
 
+static void step_clock(time_t seconds) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    now.tv_sec += seconds;
+    if (clock_settime(CLOCK_REALTIME, &now) != 0)
+        perror("the clock");
+}
+
+static void put(const char *path, const char *text) {
+    int file = open(path, O_WRONLY);
+    if (file < 0 || write(file, text, strlen(text)) < 0)
+        perror(path);
+    close(file);
+}
+
+static double seconds_of(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+// Puts the clock forward and back, and has the machine sleep for three seconds, while a program uses
+// eight seconds of a CPU.
+static void disturb(void) {
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/shapes", "shapes", "recursion", "8", NULL);
+        perror("/shapes");
+        _exit(127);
+    }
+    sleep(1);
+    step_clock(3600);
+    sleep(2);
+    step_clock(-7200);
+    sleep(2);
+    step_clock(3600);
+    double before[] = {seconds_of(CLOCK_BOOTTIME), seconds_of(CLOCK_MONOTONIC)};
+    put("/sys/class/rtc/rtc0/wakealarm", "+3");
+    put("/sys/power/state", "mem");
+    double slept = seconds_of(CLOCK_BOOTTIME) - before[0] -
+                   (seconds_of(CLOCK_MONOTONIC) - before[1]);
+    printf("init: slept %.1f s\n", slept);
+    waitpid(child, NULL, 0);
+    struct rusage used;
+    getrusage(RUSAGE_CHILDREN, &used);
+    printf("init: shapes used %.2f s\n", used.ru_utime.tv_sec + used.ru_stime.tv_sec +
+                                              (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6);
+}
+
+// That, profiled in windows.
+static void disturbed(void) {
+    printf("init: disturbed\n");
+    run((char *[]){"rprofd", "-v", "--window", "1s", "--unwind-cache", TABLES, "-o", "/tmp/disturbed",
+                   "--", "/init", "disturb", NULL});
+}
+
 // The kernel keeps more from root from now on.
 static void lock_down(const char *mode) {
-    int file = open("/sys/kernel/security/lockdown", O_WRONLY);
-    if (file < 0 || write(file, mode, strlen(mode)) < 0)
-        perror("/sys/kernel/security/lockdown");
-    close(file);
+    put("/sys/kernel/security/lockdown", mode);
     lacking(mode);
 }
 
@@ -103,8 +158,12 @@ static void send_profile(void) {
     tcdrain(line);
 }
 
-int main(void) {
+int main(int count, char **arguments) {
     setvbuf(stdout, NULL, _IONBF, 0);
+    if (count > 1 && strcmp(arguments[1], "disturb") == 0) {
+        disturb();
+        return 0;
+    }
     // `vm_test/mod.rs` looks for it: what goes wrong before is the kernel's own boot.
     printf("init: started\n");
     mounted("proc", "/proc");
@@ -115,6 +174,7 @@ int main(void) {
     setenv("PATH", "/", 1);
     profile();
     send_profile();
+    disturbed();
     mounted("tmpfs", "/sys/kernel/btf");
     lacking("without BTF");
     umount("/sys/kernel/btf");

@@ -26,6 +26,12 @@ const SERIES: [&str; 2] = ["6.1", "6.12"];
 const LIMIT: Duration = Duration::from_secs(240);
 /// What the first process prints before anything else (`init.c`).
 const STARTED: &str = "init: started";
+/// And before the clock is changed and the machine sleeps.
+const DISTURBED: &str = "init: disturbed";
+/// How long the machine is to sleep at least, in seconds, of the three that it is asked for, and how much
+/// of a program's CPU time may not be in its profile: a CPU that wakes is not sampled at once.
+const LEAST_SLEPT: f64 = 1.0;
+const MOST_UNSEEN: f64 = 1.5;
 /// And before what cannot go well.
 const LACKING: &str = "init: without BTF";
 /// What `rprofd` says, and the first process of its status, where something is lacking; and what its
@@ -139,10 +145,12 @@ fn boot(kernel: &Kernel, initramfs: &Path, console: &Path, profile: &Path) -> Re
     wait(&mut machine)?;
     let printed = fs::read(console)?;
     let printed = String::from_utf8_lossy(&printed);
-    let (waits, lacking) = printed.split_once(LACKING).unwrap_or((&printed, ""));
+    let (well, lacking) = printed.split_once(LACKING).unwrap_or((&printed, ""));
+    let (waits, disturbed) = well.split_once(DISTURBED).unwrap_or((well, ""));
     check_waits(waits)?;
+    let disturbed = check_disturbed(disturbed)?;
     check_lacking(&format!("{LACKING}{lacking}"))?;
-    check(profile, &kernel.release)
+    Ok(format!("{}; {disturbed}", check(profile, &kernel.release)?))
 }
 
 /// Waits for the machine's end, and kills it after [`LIMIT`].
@@ -170,6 +178,26 @@ fn check_waits(printed: &str) -> Result<()> {
     let failed = printed.matches("rprofd: status").count() - ended_well;
     ensure!(failed == 0, "{failed} recordings failed: see the console");
     Ok(())
+}
+
+/// Looks whether a program is seen on although the clock is changed and the machine sleeps.
+fn check_disturbed(printed: &str) -> Result<String> {
+    let seconds = |before: &str| -> Result<f64> {
+        let rest = printed.split_once(before).map(|(_, rest)| rest);
+        let number = rest.and_then(|rest| rest.split_once(" s")?.0.parse().ok());
+        number.with_context(|| format!("nothing printed has {before:?}: see the console"))
+    };
+    ensure!(printed.contains("rprofd: status 0"), "the recording failed: see the console");
+    let (slept, used) = (seconds("init: slept ")?, seconds("init: shapes used ")?);
+    let row = printed.lines().find(|line| line.starts_with("shapes "));
+    let row: Vec<&str> = row.unwrap_or_default().split_whitespace().collect();
+    let seen: f64 = row.get(3).and_then(|it| it.parse().ok()).context("no row of its program")?;
+    ensure!(slept >= LEAST_SLEPT, "slept for {slept} s alone");
+    ensure!(
+        seen <= used * 1.05 && used - seen <= MOST_UNSEEN,
+        "{seen} s of {used} s are seen while the clock changes and the machine sleeps"
+    );
+    Ok(format!("{:.1} % of a program seen that {slept} s of sleep were in", seen / used * 100.0))
 }
 
 /// Looks whether what is lacking is said, and how it is mended.
