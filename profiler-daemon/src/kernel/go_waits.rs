@@ -127,10 +127,10 @@ fn attach(
     [park, ready]: &[Entry; 2],
 ) -> Result<[Probe; 2], KernelError> {
     let program = Target::of_process(pid, scheduler.file)?;
-    program.begins_as_go_does(scheduler.park)?;
-    program.begins_as_go_does(scheduler.ready)?;
-    let ready = ready.attach(&program, scheduler.ready)?;
-    Ok([park.attach(&program, scheduler.park)?, ready])
+    let [at_park, at_ready] =
+        [program.entry_of_go(scheduler.park)?, program.entry_of_go(scheduler.ready)?];
+    let ready = ready.attach(&program, at_ready)?;
+    Ok([park.attach(&program, at_park)?, ready])
 }
 
 /// Decodes a goroutine's wait.

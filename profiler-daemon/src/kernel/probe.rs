@@ -129,15 +129,42 @@ impl Target {
         Ok(Self { pid, file, path })
     }
 
-    /// Looks whether a function of Go's begins at an offset: in the middle of an instruction a probe
-    /// would change what the program does, and whoever said where it is may be wrong.
-    pub(super) fn begins_as_go_does(&self, offset: u64) -> Result<(), KernelError> {
+    /// Where a probe at the entry of a function of Go's is to be that begins at an offset. It is looked
+    /// whether one does: in the middle of an instruction a probe would change what the program does,
+    /// and whoever said where it is may be wrong.
+    pub(super) fn entry_of_go(&self, offset: u64) -> Result<u64, KernelError> {
         let failed = |error| KernelError::of("read(/proc/PID/exe)", error);
         let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        let mut begin = [0; GO_BEGIN.len()];
+        let mut begin = [0; ENTRY_BYTES];
         file.and_then(|file| file.read_exact_at(&mut begin, offset)).map_err(failed)?;
-        if begin == GO_BEGIN { Ok(()) } else { Err(KernelError::NotGo) }
+        if begin.starts_with(&GO_BEGIN) {
+            Ok(offset + behind_stack_check(&begin))
+        } else {
+            Err(KernelError::NotGo)
+        }
     }
+}
+
+/// So much of a function's code is looked at.
+const ENTRY_BYTES: usize = 12;
+
+/// Where registers and stack are as at the entry, and the kernel does the instruction itself that a
+/// probe is at: of others it has the CPU do a copy, which costs a second exception. What begins anew
+/// since its stack has to grow comes by the last one only once.
+#[cfg(target_arch = "x86_64")]
+fn behind_stack_check(code: &[u8; ENTRY_BYTES]) -> u64 {
+    // `jbe` with 32 bits, and `push %rbp`
+    match code {
+        [_, _, _, _, 0x0f, 0x86, _, _, _, _, 0x55, _] => 10,
+        [_, _, _, _, 0x0f, 0x86, ..] => 4,
+        _ => 0,
+    }
+}
+
+/// The entry itself.
+#[cfg(target_arch = "aarch64")]
+fn behind_stack_check(_: &[u8; ENTRY_BYTES]) -> u64 {
+    0
 }
 
 /// Descriptors of the maps of an object that is loaded, by name. They stay open as long as the maps.
@@ -200,4 +227,23 @@ pub(super) fn load(
         functions: &function.func_info.func_info_bytes(),
         function_bytes: function.func_info_rec_size,
     })
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    /// Code as compilers of some versions begin functions with.
+    #[test]
+    fn probes_are_where_the_kernel_does_the_instruction() {
+        let begin = [0x49, 0x3b, 0x66, 0x10, 0x0f, 0x86, 0xdc, 0, 0, 0];
+        let with =
+            |more: [u8; 2]| behind_stack_check(&[&begin[..], &more].concat().try_into().unwrap());
+        assert_eq!(with([0x55, 0x48]), 10, "from 1.21 on");
+        assert_eq!(with([0x48, 0x83]), 4);
+        assert_eq!(
+            behind_stack_check(&[0x49, 0x3b, 0x66, 0x10, 0x76, 0, 0x55, 0, 0, 0, 0x55, 0]),
+            0
+        );
+    }
 }
