@@ -11,7 +11,8 @@ use rprofd_tests::rprofd::Started;
 
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
-/// `BPF_PROG_TYPE_PERF_EVENT` in `include/uapi/linux/bpf.h`.
+/// `BPF_PROG_TYPE_KPROBE` and `BPF_PROG_TYPE_PERF_EVENT` in `include/uapi/linux/bpf.h`.
+const KPROBE: u64 = 2;
 const PERF_EVENT: u64 = 7;
 
 /// The kernel measures BPF programs while this lives.
@@ -59,6 +60,11 @@ impl Runs {
     /// Of those that samples run.
     pub(super) fn of_sampling(pid: u32) -> Result<Self> {
         Self::of(pid, |kind| kind == PERF_EVENT)
+    }
+
+    /// Of those that probes in programs run.
+    pub(super) fn of_probes(pid: u32) -> Result<Self> {
+        Self::of(pid, |kind| kind == KPROBE)
     }
 
     fn of(pid: u32, is_meant: impl Fn(u64) -> bool) -> Result<Self> {

@@ -175,7 +175,7 @@ const ENTRIES: [Entry; 34] = [
     },
     Entry {
         name: "waits-cost",
-        about: "throughput that threads which wait lose to their waits being recorded; 6 minutes",
+        about: "throughput that threads which wait lose to their waits being recorded; 8 to 60 minutes",
         run: serve::waits,
     },
     Entry {

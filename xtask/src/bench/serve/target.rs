@@ -2,13 +2,12 @@
 
 use std::{
     fs,
-    ops::RangeInclusive,
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use rprofd_tests::{
     Program,
     serve::{Daemon, wait_for},
@@ -16,16 +15,8 @@ use rprofd_tests::{
 
 use super::{
     super::{Bench, Bound, Figure},
-    throughput::{Counting, Server, told, trimmed, two_cpus},
+    throughput::{Counting, Server, told, two_cpus, until_settled},
 };
-
-/// How often sampling is on and off, by turns, at least and at most: what else the machine does comes
-/// and goes, and is the same for neighbours.
-const PAIRS: RangeInclusive<usize> = 60..=400;
-
-/// How wide half an interval may be, as a part of its bound, for there to be pairs enough. It says
-/// nothing of where the interval lies, so that to stop by it favours no outcome.
-const SETTLED: f64 = 0.3;
 
 /// The most that the load may have of its CPU, in %: the server is to be what all wait for.
 const LOAD: f64 = 90.0;
@@ -81,21 +72,10 @@ fn compare(bench: &Bench, hertz: &str, most: f64, busy: &Counting) -> Result<Vec
     let daemon = bench.daemon(&["-F", hertz, "--off-file", &off_text]);
     // Tables and names are made once.
     thread::sleep(Duration::from_secs(5));
-    let mut lost = Vec::new();
-    while lost.len() < *PAIRS.end() {
-        let is_on_first = lost.len() % 2 == 0;
-        switch(&daemon, &off, is_on_first)?;
-        let first = busy.rate();
-        switch(&daemon, &off, !is_on_first)?;
-        let second = busy.rate();
-        let (with, without) = if is_on_first { (first, second) } else { (second, first) };
-        ensure!(without > 0.0, "it does nothing");
-        lost.push((1.0 - with / without) * 100.0);
-        if lost.len() >= *PAIRS.start() && trimmed(&lost).1 <= SETTLED * most {
-            break;
-        }
-    }
-    Ok(lost)
+    until_settled(most, |is_with| {
+        switch(&daemon, &off, is_with)?;
+        Ok(busy.rate())
+    })
 }
 
 fn switch(daemon: &Daemon, off: &Path, is_on: bool) -> Result<()> {

@@ -2,13 +2,14 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    ops::RangeInclusive,
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rprofd_tests::{Program, procfs, programs::Running};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -16,6 +17,14 @@ use super::super::{Bound, Figure};
 
 /// How long is looked at a program at a time.
 const SLICE: Duration = Duration::from_millis(600);
+
+/// How often something is on and off, by turns, at least and at most: what else the machine does comes
+/// and goes, and is the same for neighbours.
+const PAIRS: RangeInclusive<usize> = 60..=400;
+
+/// How wide half an interval may be, as a part of its bound, for there to be pairs enough. It says
+/// nothing of where the interval lies, so that to stop by it favours no outcome.
+const SETTLED: f64 = 0.3;
 
 /// The quantile of the normal distribution for 95 % of both sides.
 const Z: f64 = 1.96;
@@ -105,6 +114,26 @@ fn start_on(cpu: Option<usize>, command: &mut Command) -> Result<Running> {
     Ok(running)
 }
 
+/// What is lost of a throughput, in %, for each pair. `rate` measures with, or without, what is to be
+/// known the cost of, of which `most` is allowed.
+pub(super) fn until_settled(
+    most: f64,
+    mut rate: impl FnMut(bool) -> Result<f64>,
+) -> Result<Vec<f64>> {
+    let mut lost = Vec::new();
+    while lost.len() < *PAIRS.end() {
+        let is_with_first = lost.len() % 2 == 0;
+        let (first, second) = (rate(is_with_first)?, rate(!is_with_first)?);
+        let (with, without) = if is_with_first { (first, second) } else { (second, first) };
+        ensure!(without > 0.0, "it does nothing");
+        lost.push((1.0 - with / without) * 100.0);
+        if lost.len() >= *PAIRS.start() && trimmed(&lost).1 <= SETTLED * most {
+            break;
+        }
+    }
+    Ok(lost)
+}
+
 /// The mean, and the upper end of its interval. A tenth of the pairs at each end is left out: there
 /// something else ran.
 pub(super) fn told(what: &str, lost: &[f64], most: f64) -> [Figure; 2] {
@@ -118,7 +147,7 @@ pub(super) fn told(what: &str, lost: &[f64], most: f64) -> [Figure; 2] {
 
 /// The mean without a tenth at each end, and half its interval: Tukey and McLaughlin's, by the
 /// winsorized variance.
-pub(super) fn trimmed(values: &[f64]) -> (f64, f64) {
+fn trimmed(values: &[f64]) -> (f64, f64) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let (count, cut) = (sorted.len(), sorted.len() / 10);

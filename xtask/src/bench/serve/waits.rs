@@ -1,67 +1,99 @@
 //! What recording waits costs whoever waits.
 
-use std::thread;
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
-use rprofd_tests::{Program, serve};
-
-use super::{
-    super::{Bench, Figure},
-    throughput::{Counting, Server, told},
+use std::{
+    thread,
+    time::{Duration, Instant},
 };
 
-/// How often waits are recorded and not, by turns.
-const PAIRS: usize = 60;
+use anyhow::{Result, ensure};
+use rprofd_tests::{
+    Program,
+    serve::{self, Daemon},
+};
+
+use super::{
+    super::{
+        Bench, Bound, Figure,
+        bpf_statistics::{Runs, Statistics},
+    },
+    throughput::{Counting, Server, told, two_cpus, until_settled},
+};
+
+/// How often the kernel measures what recording takes.
+const MEASURED: u32 = 20;
 
 /// What is between the begin of a recording and a look at the program.
 const REST: Duration = Duration::from_millis(250);
 
-/// Two processes that do nothing but wake each other, and an HTTP server under load.
+/// How long the kernel measures at a time.
+const SLICE: Duration = Duration::from_millis(600);
+
+/// Two processes that do nothing but wake each other, and an HTTP server under load, which has a CPU of
+/// its own.
 pub(in super::super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     let pingpong =
         Program::build_with("pingpong.c", &["-O2"]).copy_to(&bench.dir().join("pingpong"));
     let http = Program::build("httpload.go").copy_to(&bench.dir().join("httpload"));
     let mut figures = Vec::new();
+    let [first, last] = two_cpus()?;
     for kind in ["block", "wall"] {
         let busy = Counting::start(&pingpong, &[], None)?;
         let name = format!("ping-pong, {kind}");
-        figures.extend(told(&name, &compare(bench, kind, &busy)?, 15.0));
+        figures.extend(told(&name, &compare(bench, kind, 15.0, &busy)?, 15.0));
         drop(busy);
-        let server = Server::start(&http, None)?;
-        let busy = Counting::start(&http, &["load", &server.address], None)?;
+        // As in `target.rs`.
+        let server = Server::start(&http, last)?;
+        let busy = Counting::start(&http, &["flood", &server.address], first)?;
         let name = format!("HTTP server, {kind}");
-        figures.extend(told(&name, &compare(bench, kind, &busy)?, 2.0));
+        figures.extend(told(&name, &compare(bench, kind, 2.0, &busy)?, 2.0));
+        let share = share_of_bpf(bench, kind)?;
+        let name = format!("{name}: time of the CPUs that BPF programs take");
+        figures.push(Figure::new(name, share, "%", Bound::Open));
     }
     Ok(figures)
 }
 
 /// What is lost of the throughput while waits are recorded, in %, for each pair.
-fn compare(bench: &Bench, kind: &str, busy: &Counting) -> Result<Vec<f64>> {
+fn compare(bench: &Bench, kind: &str, most: f64, busy: &Counting) -> Result<Vec<f64>> {
     let daemon = bench.daemon(&[]);
     thread::sleep(Duration::from_secs(3));
-    let path = format!("/debug/pprof/{kind}?seconds=1");
-    let recorded = || -> Result<f64> {
-        let (address, path) = (daemon.address, path.clone());
-        let asking = thread::spawn(move || serve::get(address, &path));
-        thread::sleep(REST);
-        let rate = busy.rate();
-        let answer = asking.join().expect("an answer");
-        ensure!(answer.status == 200, "{}", answer.text());
+    until_settled(most, |is_recorded| {
+        if !is_recorded {
+            return Ok(busy.rate());
+        }
+        let rate = recorded(&daemon, kind, || busy.rate())?;
         // What it leaves to be done is not to be in the way.
         thread::sleep(REST);
         Ok(rate)
-    };
-    let mut lost = Vec::new();
-    for pair in 0..PAIRS {
-        let (with, without) = if pair % 2 == 0 {
-            let with = recorded()?;
-            (with, busy.rate())
-        } else {
-            let without = busy.rate();
-            (recorded()?, without)
-        };
-        lost.push((1.0 - with / without) * 100.0);
+    })
+}
+
+/// Looks at something while waits are recorded.
+fn recorded<T>(daemon: &Daemon, kind: &str, look: impl FnOnce() -> T) -> Result<T> {
+    let (address, path) = (daemon.address, format!("/debug/pprof/{kind}?seconds=1"));
+    let asking = thread::spawn(move || serve::get(address, &path));
+    thread::sleep(REST);
+    let seen = look();
+    let answer = asking.join().expect("an answer");
+    ensure!(answer.status == 200, "{}", answer.text());
+    Ok(seen)
+}
+
+/// Of all CPUs, as the kernel measures it, in %: what other programs do does not come into it.
+fn share_of_bpf(bench: &Bench, kind: &str) -> Result<f64> {
+    let _statistics = Statistics::on()?;
+    let daemon = bench.daemon(&[]);
+    let cpus = thread::available_parallelism()?.get() as f64;
+    let (mut bpf, mut all) = (0.0, 0.0);
+    for _ in 0..MEASURED {
+        let runs = recorded(&daemon, kind, || -> Result<_> {
+            let (begin, before) = (Instant::now(), Runs::of_all(daemon.rprofd.pid())?);
+            thread::sleep(SLICE);
+            Ok((Runs::of_all(daemon.rprofd.pid())?.since(before), begin.elapsed()))
+        })?;
+        let (runs, elapsed) = runs?;
+        bpf += runs.time.as_secs_f64();
+        all += elapsed.as_secs_f64() * cpus;
     }
-    Ok(lost)
+    Ok(bpf / all * 100.0)
 }
