@@ -129,6 +129,7 @@ fn a_program_says_the_same_of_itself() {
         wait_for(200, || daemon.get(&format!("/pid/{}/debug/pprof/", service.pid())));
         // So that it has measured its ticks.
         service.own("block");
+        assert_same_memory(&service, &daemon, &toolchain);
         for kind in ["heap", "allocs", "goroutine", "mutex", "block"] {
             let seen = service.seen(&daemon, kind);
             let own = Profile::read(&service.own(kind));
@@ -216,6 +217,46 @@ fn goroutines_are_told_as_go_tells_them() {
         let mutex = service.text(&daemon, "mutex?debug=1");
         assert!(mutex.starts_with("--- mutex:\ncycles/second="), "{mutex}");
     }
+}
+
+/// Asked before the program is, and after: what counts up is in between, and what stays is the same.
+fn assert_same_memory(service: &Service, daemon: &Daemon, toolchain: &str) {
+    let path = "heap?debug=1";
+    let before = memory_stats(&service.text(daemon, path));
+    let own = std::fs::read_to_string(service.own(path)).expect("a text");
+    let own = memory_stats(&own);
+    let after = memory_stats(&service.text(daemon, path));
+    let all = format!("{toolchain}: {before:#?} {own:#?} {after:#?}");
+    assert!(before.keys().eq(own.keys()) && own.len() > 25, "{all}");
+    let number = |of: &BTreeMap<String, String>, name: &str| -> u64 {
+        // Of `1 / 2` the first.
+        let value = of[name].split(' ').next().unwrap_or_default();
+        value.parse().unwrap_or_else(|_| panic!("{name}: {all}"))
+    };
+    for name in ["TotalAlloc", "Mallocs", "Frees", "NumGC", "NumForcedGC", "LastGC", "MaxRSS"] {
+        let values = [&before, &own, &after].map(|it| number(it, name));
+        assert!(values.is_sorted(), "{name}: {all}");
+    }
+    for name in ["PauseNs", "PauseEnd", "GCCPUFraction"] {
+        let is_same = before[name] == own[name] || own[name] == after[name];
+        assert!(is_same, "{name}: {all}");
+    }
+    let mut close = vec!["Alloc", "Sys", "HeapSys", "HeapInuse", "HeapObjects", "Stack", "MSpan"];
+    close.extend(["GCSys", "OtherSys", "BuckHashSys", "NextGC"]);
+    for name in close {
+        let [before, own, after] = [&before, &own, &after].map(|it| number(it, name) as f64);
+        let (least, most) = (before.min(after) * 0.95, before.max(after) * 1.05);
+        assert!((least..=most).contains(&own), "{name}: {all}");
+    }
+    for name in ["MCache", "Lookups", "DebugGC"] {
+        assert_eq!(before[name], own[name], "{name}: {all}");
+    }
+}
+
+/// The lines `# NAME = VALUE`.
+fn memory_stats(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("# ")?.split_once(" = "));
+    lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// What is said of each goroutine: its first line, and its functions and lines without arguments.

@@ -4,7 +4,7 @@
 use std::fmt::{Display, Write as _};
 
 use super::go_watch::GoProgram;
-use crate::reader::protocol::GoStats;
+use crate::reader::protocol::{GoMemoryStats, GoStats};
 
 /// OpenMetrics text, without its end.
 pub(super) fn render(programs: &[GoProgram]) -> String {
@@ -52,8 +52,118 @@ pub(super) fn render(programs: &[GoProgram]) -> String {
         &of_stats(|it| (it.cycles > 0).then_some(Value::Seconds(it.last_ns))),
     );
     summary(&mut text, programs);
+    for (name, help, kind, value) in MEMORY {
+        let known = programs.iter().filter_map(|it| Some((it, it.memory_stats.as_ref()?)));
+        let known: Vec<_> = known.collect();
+        if known.is_empty() {
+            break;
+        }
+        // A counter's name ends in `_total` in its lines alone.
+        let family = if kind == "counter" { name.trim_end_matches("_total") } else { name };
+        head(&mut text, family, help, kind);
+        for (program, stats) in known {
+            line(&mut text, name, &labels(program), Value::Count(value(stats) as i64));
+        }
+    }
     text
 }
+
+/// Name, help, kind and value of a figure.
+type OfMemory = (&'static str, &'static str, &'static str, fn(&GoMemoryStats) -> u64);
+
+/// What the runtime has of memory.
+const MEMORY: [OfMemory; 21] = [
+    (
+        "go_memstats_alloc_bytes",
+        "Number of bytes allocated in heap and currently in use",
+        "gauge",
+        |it| it.alloc_bytes,
+    ),
+    // By its name it would belong to the gauge before.
+    ("go_memstats_alloc_bytes_total", "Total number of bytes allocated in heap", "unknown", |it| {
+        it.total_alloc_bytes
+    }),
+    ("go_memstats_sys_bytes", "Number of bytes obtained from system", "gauge", |it| it.sys_bytes),
+    ("go_memstats_mallocs_total", "Total number of heap objects allocated", "counter", |it| {
+        it.mallocs
+    }),
+    ("go_memstats_frees_total", "Total number of heap objects frees", "counter", |it| it.frees),
+    ("go_memstats_heap_alloc_bytes", "Number of heap bytes allocated and in use", "gauge", |it| {
+        it.alloc_bytes
+    }),
+    ("go_memstats_heap_sys_bytes", "Number of heap bytes obtained from system", "gauge", |it| {
+        it.heap_in_use_bytes.wrapping_add(it.heap_idle_bytes)
+    }),
+    ("go_memstats_heap_idle_bytes", "Number of heap bytes waiting to be used", "gauge", |it| {
+        it.heap_idle_bytes
+    }),
+    ("go_memstats_heap_inuse_bytes", "Number of heap bytes that are in use", "gauge", |it| {
+        it.heap_in_use_bytes
+    }),
+    ("go_memstats_heap_released_bytes", "Number of heap bytes released to OS", "gauge", |it| {
+        it.heap_released_bytes
+    }),
+    ("go_memstats_heap_objects", "Number of currently allocated objects", "gauge", |it| {
+        it.mallocs.wrapping_sub(it.frees)
+    }),
+    ("go_memstats_stack_inuse_bytes", "Number of bytes of goroutines' stacks", "gauge", |it| {
+        it.stack_in_use_bytes
+    }),
+    (
+        "go_memstats_stack_sys_bytes",
+        "Number of bytes obtained from system for stacks",
+        "gauge",
+        |it| it.stack_sys_bytes,
+    ),
+    (
+        "go_memstats_mspan_inuse_bytes",
+        "Number of bytes in use by mspan structures",
+        "gauge",
+        |it| it.span_in_use_bytes,
+    ),
+    (
+        "go_memstats_mspan_sys_bytes",
+        "Number of bytes obtained for mspan structures",
+        "gauge",
+        |it| it.span_sys_bytes,
+    ),
+    (
+        "go_memstats_mcache_inuse_bytes",
+        "Number of bytes in use by mcache structures",
+        "gauge",
+        |it| it.cache_in_use_bytes,
+    ),
+    (
+        "go_memstats_mcache_sys_bytes",
+        "Number of bytes obtained for mcache structures",
+        "gauge",
+        |it| it.cache_sys_bytes,
+    ),
+    (
+        "go_memstats_buck_hash_sys_bytes",
+        "Number of bytes used by the runtime's profiles",
+        "gauge",
+        |it| it.profile_sys_bytes,
+    ),
+    (
+        "go_memstats_gc_sys_bytes",
+        "Number of bytes used for the collector's metadata",
+        "gauge",
+        |it| it.collector_sys_bytes,
+    ),
+    (
+        "go_memstats_other_sys_bytes",
+        "Number of bytes used for other system allocations",
+        "gauge",
+        |it| it.other_sys_bytes,
+    ),
+    (
+        "go_memstats_next_gc_bytes",
+        "Heap size at which the next collection is to end",
+        "gauge",
+        |it| it.next_bytes,
+    ),
+];
 
 /// The collector's pauses.
 fn summary(text: &mut String, programs: &[GoProgram]) {
@@ -126,8 +236,20 @@ mod tests {
             limit_bytes: i64::MAX,
             ..GoStats::default()
         };
-        let known = GoProgram { process, goroutines: 12, suspects: Vec::new(), stats: Some(stats) };
-        let unknown = GoProgram { stats: None, ..known.clone() };
+        let memory_stats = GoMemoryStats {
+            mallocs: 5,
+            frees: 2,
+            total_alloc_bytes: 9,
+            ..GoMemoryStats::default()
+        };
+        let known = GoProgram {
+            process,
+            goroutines: 12,
+            suspects: Vec::new(),
+            stats: Some(stats),
+            memory_stats: Some(memory_stats),
+        };
+        let unknown = GoProgram { stats: None, memory_stats: None, ..known.clone() };
         let text = render(&[known, unknown]);
         let labels = r#"pid="7",comm="a\"b""#;
         for line in [
@@ -137,6 +259,10 @@ mod tests {
             format!("go_gc_duration_seconds{{{labels},quantile=\"1\"}} 0.0005"),
             format!("go_gc_duration_seconds_sum{{{labels}}} 0.0015"),
             format!("go_gc_duration_seconds_count{{{labels}}} 3"),
+            format!("go_memstats_heap_objects{{{labels}}} 3"),
+            format!("go_memstats_alloc_bytes_total{{{labels}}} 9"),
+            format!("go_memstats_mallocs_total{{{labels}}} 5"),
+            "# TYPE go_memstats_mallocs counter".to_owned(),
         ] {
             assert!(text.lines().any(|it| it == line), "{line}\n{text}");
         }

@@ -12,7 +12,7 @@ use crate::{
     go,
     go_leaks::{self, Group, Groups, Suspect, avmas, without_unused},
     profile::Process,
-    reader::protocol::{GoMemory, GoStats, GoWhat, Goroutine},
+    reader::protocol::{GoMemory, GoMemoryStats, GoStats, GoWhat, Goroutine},
 };
 
 /// How often a program is looked at, at most.
@@ -57,6 +57,7 @@ struct Watched {
     groups: Groups,
     suspects: Vec<Suspect>,
     stats: Option<GoStats>,
+    memory_stats: Option<GoMemoryStats>,
 }
 
 /// A Go program, as far as its goroutines were counted.
@@ -67,6 +68,8 @@ pub(super) struct GoProgram {
     pub(super) suspects: Vec<Suspect>,
     /// What its collector has counted, if that is known.
     pub(super) stats: Option<GoStats>,
+    /// What its runtime has of memory, if that is known.
+    pub(super) memory_stats: Option<GoMemoryStats>,
 }
 
 impl GoWatch {
@@ -79,6 +82,7 @@ impl GoWatch {
                 goroutines: known.goroutines?,
                 suspects: known.suspects.clone(),
                 stats: known.stats.clone(),
+                memory_stats: known.memory_stats.clone(),
             })
         };
         processes.iter().filter_map(program).collect()
@@ -127,10 +131,12 @@ impl GoWatch {
             groups: Groups::default(),
             suspects: Vec::new(),
             stats: None,
+            memory_stats: None,
         });
         it.next = now + if memory.is_some() { EVERY } else { OTHERS_EVERY };
         it.goroutines = memory.map(|memory| memory.goroutines.len());
         it.stats = memory.and_then(|memory| memory.stats.clone());
+        it.memory_stats = memory.and_then(|memory| memory.memory_stats.clone());
         it.groups.looked(memory, now)
     }
 

@@ -11,7 +11,7 @@ use crate::{
             frames::{Frames, is_of_runtime},
         },
     },
-    reader::protocol::{GoBucket, Goroutine},
+    reader::protocol::{GoBucket, GoMemoryStats, Goroutine},
 };
 
 /// So long a text gets at most, in bytes: as Go cuts its own.
@@ -78,8 +78,14 @@ impl Text<'_> {
             self.stack(&mut text, &self.logical(it.stack), false);
         }
         text.push_str("\n# runtime.MemStats\n");
-        // Both are counted up at the end of each collection (`gcMarkTermination`, `mgc.go`).
-        let _ = writeln!(text, "# NumGC = {}", memory.cycle);
+        match &memory.memory_stats {
+            Some(stats) => memory_stats(&mut text, stats),
+            None => {
+                // Both are counted up at the end of each collection (`gcMarkTermination`, `mgc.go`).
+                let _ = writeln!(text, "# NumGC = {}", memory.cycle);
+                text.push_str("# rprofd: the others were not found: the program was stripped\n");
+            }
+        }
         self.comments(&mut text);
         text
     }
@@ -276,6 +282,57 @@ impl Text<'_> {
             let _ = writeln!(text, "# rprofd: {}", printable::escape(&comment));
         }
     }
+}
+
+/// The lines that Go has of it.
+fn memory_stats(text: &mut String, stats: &GoMemoryStats) {
+    let GoMemoryStats { alloc_bytes, total_alloc_bytes, mallocs, frees, .. } = *stats;
+    let of = |in_use: u64, sys: u64| format!("{in_use} / {sys}");
+    let list = |values: &[u64]| {
+        let values: Vec<_> = values.iter().map(u64::to_string).collect();
+        format!("[{}]", values.join(" "))
+    };
+    for (name, value) in [
+        ("Alloc", alloc_bytes.to_string()),
+        ("TotalAlloc", total_alloc_bytes.to_string()),
+        ("Sys", stats.sys_bytes.to_string()),
+        ("Lookups", "0".to_owned()),
+        ("Mallocs", mallocs.to_string()),
+        ("Frees", frees.to_string()),
+        ("HeapAlloc", alloc_bytes.to_string()),
+        ("HeapSys", stats.heap_in_use_bytes.wrapping_add(stats.heap_idle_bytes).to_string()),
+        ("HeapIdle", stats.heap_idle_bytes.to_string()),
+        ("HeapInuse", stats.heap_in_use_bytes.to_string()),
+        ("HeapReleased", stats.heap_released_bytes.to_string()),
+        ("HeapObjects", mallocs.wrapping_sub(frees).to_string()),
+        ("Stack", of(stats.stack_in_use_bytes, stats.stack_sys_bytes)),
+        ("MSpan", of(stats.span_in_use_bytes, stats.span_sys_bytes)),
+        ("MCache", of(stats.cache_in_use_bytes, stats.cache_sys_bytes)),
+        ("BuckHashSys", stats.profile_sys_bytes.to_string()),
+        ("GCSys", stats.collector_sys_bytes.to_string()),
+        ("OtherSys", stats.other_sys_bytes.to_string()),
+        ("NextGC", stats.next_bytes.to_string()),
+        ("LastGC", stats.last_ns.to_string()),
+        ("PauseNs", list(&stats.pause_ns)),
+        ("PauseEnd", list(&stats.pause_ends_ns)),
+        ("NumGC", stats.cycles.to_string()),
+        ("NumForcedGC", stats.forced_cycles.to_string()),
+        ("GCCPUFraction", fraction(stats.cpu_fraction)),
+        ("DebugGC", "false".to_owned()),
+        ("MaxRSS", stats.most_resident_bytes.to_string()),
+    ] {
+        let _ = writeln!(text, "# {name} = {value}");
+    }
+}
+
+/// As Go writes a number: small ones with an exponent of two digits.
+fn fraction(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() || value.abs() >= 1e-4 {
+        return value.to_string();
+    }
+    let text = format!("{value:e}");
+    let (digits, exponent) = text.split_once("e-").unwrap_or((&text, "0"));
+    format!("{digits}e-{exponent:0>2}")
 }
 
 /// Whether a dump shows a function: the runtime's own are, if a program can call them.

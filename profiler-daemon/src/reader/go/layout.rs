@@ -42,6 +42,18 @@ pub(super) struct Layout {
     pub(super) heap_goal: u64,
     /// `gcControllerState.heapMarked`.
     pub(super) heap_marked: u64,
+    /// `gcControllerState.heapInUse`; the heap's other sizes follow.
+    pub(super) heap_in_use: u64,
+    /// `heapStatsDelta` has `inPtrScalarBits`, until 1.24.
+    pub(super) has_scalar_bits: bool,
+    /// `mheap.spanalloc.inuse` and `mheap.cachealloc.inuse`.
+    pub(super) structures_in_use: [u64; 2],
+    /// `p.mcache`.
+    pub(super) cache: usize,
+    /// `mcache.alloc`; `tinyAllocs` is right before it.
+    pub(super) cached_spans: usize,
+    /// `mspan.allocCount`; `allocCountBeforeCache` is three halves of a word further.
+    pub(super) span_objects: usize,
     /// The version: 26 of `go1.26.8`.
     minor: u32,
 }
@@ -124,6 +136,16 @@ impl Layout {
                 20 => 0x80,
                 _ => 0x98,
             },
+            heap_in_use: match minor {
+                19 => 0x130,
+                20 => 0xf8,
+                _ => 0x110,
+            },
+            has_scalar_bits: minor < 25,
+            structures_in_use: structures_in_use(minor),
+            cache: if minor < 23 { 0x40 } else { 0x38 },
+            cached_spans: if minor < 24 { 0x28 } else { 0x30 },
+            span_objects: if minor == 21 { 0x68 } else { 0x60 },
             minor,
         };
         Some(match minor {
@@ -152,6 +174,26 @@ impl Layout {
             _ => return None,
         })
     }
+}
+
+/// Where `mheap` counts its structures; before them it has lists that are a cache line apart, which is
+/// longer on aarch64 from 1.20 on.
+fn structures_in_use(minor: u32) -> [u64; 2] {
+    let offsets = match minor {
+        19 => [0x16870, 0x168b8],
+        20 => [0x16848, 0x16890],
+        21 => [0x16878, 0x168c0],
+        22..=24 => [0x168b8, 0x16900],
+        25 => [0x168d0, 0x16918],
+        _ => [0x168d0, 0x16960],
+    };
+    let further = match minor {
+        19 => 0,
+        20 | 21 => 0x2200,
+        _ => 0x2240,
+    };
+    let further = if cfg!(target_arch = "aarch64") { further } else { 0 };
+    offsets.map(|offset| offset + further)
 }
 
 /// 26 of `go1.26.8`.

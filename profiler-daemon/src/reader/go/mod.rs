@@ -9,6 +9,7 @@ mod goroutines;
 pub(super) mod labels;
 mod layout;
 mod memory;
+mod memory_stats;
 mod program;
 mod scheduler;
 mod stats;
@@ -135,7 +136,10 @@ fn read_process(
     let deadline = Deadline::after(LONGEST, PATIENCE);
     let now = clock_gettime(ClockId::Monotonic);
     let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-    let found = read_with(&memory, &program, asked.what(), now_ns, deadline)?;
+    let mut found = read_with(&memory, &program, asked.what(), now_ns, deadline)?;
+    if let Some(stats) = &mut found.memory_stats {
+        stats.most_resident_bytes = most_resident_bytes(asked.pid);
+    }
     if prost::Message::encoded_len(&found) > MAX_REPLY_BYTES - 1024 {
         return Err(GoError::TooMuch);
     }
@@ -147,6 +151,14 @@ fn read_process(
 fn has_begun(memory: &impl Memory, program: &Program) -> bool {
     let count = program.variable("runtime.allglen").ok().and_then(|at| word(memory, at));
     count.is_some_and(|count| count > 0)
+}
+
+/// The most memory that a process ever had at a time, in bytes; 0: the kernel does not say.
+fn most_resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    kibibytes.map_or(0, |it: u64| it.saturating_mul(1024))
 }
 
 fn read_with(
@@ -164,12 +176,14 @@ fn read_with(
             if found.rate == 0 {
                 return Err(GoError::NoMemoryProfile);
             }
+            found.memory_stats = memory_stats::read(memory, program, deadline);
         }
         GoWhat::Block => found.rate = read("runtime.blockprofilerate")?,
         GoWhat::Mutex => found.rate = mutex_rate(memory, program)?,
         GoWhat::Goroutines => {
             goroutines::read(memory, program, now_ns, deadline, &mut found)?;
             found.stats = stats::read(memory, program);
+            found.memory_stats = memory_stats::read(memory, program, deadline);
         }
         GoWhat::Scheduler => {
             found.scheduler = Some(scheduler::read(program)?);

@@ -40,7 +40,7 @@ const STT_FUNC: u8 = 2;
 const AT_ENTRY: u64 = 9;
 
 /// What is looked for.
-const VARIABLES: [&str; 13] = [
+const VARIABLES: [&str; 15] = [
     "runtime.mbuckets",
     "runtime.bbuckets",
     "runtime.xbuckets",
@@ -54,6 +54,8 @@ const VARIABLES: [&str; 13] = [
     "runtime.fingStatus",
     "runtime.memstats",
     "runtime.gcController",
+    "runtime.mheap_",
+    "runtime.allp",
 ];
 
 /// A Go program, as a process runs it.

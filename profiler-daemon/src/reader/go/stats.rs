@@ -7,7 +7,7 @@ use super::{
 };
 
 /// Pauses that the runtime remembers, in a ring.
-const PAUSES: usize = 256;
+pub(super) const PAUSES: usize = 256;
 
 /// Reads it; `None`: a program without symbols does not tell where it is.
 pub(super) fn read(memory: &impl Memory, program: &Program) -> Option<GoStats> {
@@ -45,11 +45,20 @@ fn quantiles(sorted: &[u64]) -> Vec<u64> {
     quarters.chain([last]).collect()
 }
 
-mod layout {
-    /// From `last_gc_unix` of `mstats` on, in bytes: `pause_total_ns`, `pause_ns` and `numgc`.
-    pub(super) const PAUSE_TOTAL: u64 = 8;
-    pub(super) const PAUSES: u64 = 16;
-    pub(super) const CYCLES: u64 = PAUSES + super::PAUSES as u64 * 8;
+/// From `last_gc_unix` of `mstats` on, in bytes.
+pub(super) mod layout {
+    /// `pause_total_ns`.
+    pub(in super::super) const PAUSE_TOTAL: u64 = 8;
+    /// `pause_ns`.
+    pub(in super::super) const PAUSES: u64 = 16;
+    /// `pause_end`.
+    pub(in super::super) const PAUSE_ENDS: u64 = PAUSES + super::PAUSES as u64 * 8;
+    /// `numgc`.
+    pub(in super::super) const CYCLES: u64 = PAUSE_ENDS + super::PAUSES as u64 * 8;
+    /// `numforcedgc`.
+    pub(in super::super) const FORCED: u64 = CYCLES + 4;
+    /// `gc_cpu_fraction`.
+    pub(in super::super) const CPU_FRACTION: u64 = CYCLES + 8;
 }
 
 #[cfg(test)]
@@ -63,7 +72,8 @@ mod tests {
         let program = Program::fake("go1.26.8", &[], &variables);
         let memory = Fake::default();
         let ring: Vec<u64> = (0..256).map(|it| if it < 3 { 30 - it * 10 } else { 0 }).collect();
-        memory.put_words(counts + 0xdf0, &[&[77, 60][..], &ring, &[3]].concat());
+        let ends = [99; PAUSES];
+        memory.put_words(counts + 0xdf0, &[&[77, 60][..], &ring, &ends, &[3]].concat());
         memory.put_words(control, &[100, i64::MAX as u64]);
         memory.put_words(control + 0x48, &[4 << 20]);
         memory.put_words(control + 0x98, &[1 << 20]);

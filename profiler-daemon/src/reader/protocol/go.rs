@@ -108,6 +108,9 @@ pub struct GoMemory {
     /// Where it comes from, if the runtime has not counted it: in words.
     #[prost(string, tag = "19")]
     pub source: String,
+    /// With goroutines and allocations: what the runtime has of memory, if that is known.
+    #[prost(message, optional, tag = "20")]
+    pub memory_stats: Option<GoMemoryStats>,
 }
 
 /// Where the functions of a scheduler are in the program's file, as offsets in bytes, and what it
@@ -173,6 +176,87 @@ pub struct GoStats {
     /// What the last collection has found in use, in bytes.
     #[prost(uint64, tag = "8")]
     pub live_bytes: u64,
+}
+
+/// What the runtime has of memory: [`runtime.MemStats`](https://pkg.go.dev/runtime#MemStats).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GoMemoryStats {
+    /// Bytes of objects that were allocated and not freed.
+    #[prost(uint64, tag = "1")]
+    pub alloc_bytes: u64,
+    /// Bytes of all objects that were allocated.
+    #[prost(uint64, tag = "2")]
+    pub total_alloc_bytes: u64,
+    /// Objects that were allocated.
+    #[prost(uint64, tag = "3")]
+    pub mallocs: u64,
+    /// Objects that were freed.
+    #[prost(uint64, tag = "4")]
+    pub frees: u64,
+    /// All bytes that the system has given.
+    #[prost(uint64, tag = "5")]
+    pub sys_bytes: u64,
+    /// Bytes of the heap without objects.
+    #[prost(uint64, tag = "6")]
+    pub heap_idle_bytes: u64,
+    /// Bytes of the heap where objects are.
+    #[prost(uint64, tag = "7")]
+    pub heap_in_use_bytes: u64,
+    /// Bytes of the heap that were given back.
+    #[prost(uint64, tag = "8")]
+    pub heap_released_bytes: u64,
+    /// Bytes of goroutines' stacks.
+    #[prost(uint64, tag = "9")]
+    pub stack_in_use_bytes: u64,
+    /// The same, and those of the system's.
+    #[prost(uint64, tag = "10")]
+    pub stack_sys_bytes: u64,
+    /// Bytes of `mspan` structures that are in use.
+    #[prost(uint64, tag = "11")]
+    pub span_in_use_bytes: u64,
+    /// Bytes that the system has given for those.
+    #[prost(uint64, tag = "12")]
+    pub span_sys_bytes: u64,
+    /// Bytes of `mcache` structures that are in use.
+    #[prost(uint64, tag = "13")]
+    pub cache_in_use_bytes: u64,
+    /// Bytes that the system has given for those.
+    #[prost(uint64, tag = "14")]
+    pub cache_sys_bytes: u64,
+    /// Bytes of the runtime's own profiles.
+    #[prost(uint64, tag = "15")]
+    pub profile_sys_bytes: u64,
+    /// Bytes of what the collector notes.
+    #[prost(uint64, tag = "16")]
+    pub collector_sys_bytes: u64,
+    /// Bytes of what else the runtime has.
+    #[prost(uint64, tag = "17")]
+    pub other_sys_bytes: u64,
+    /// The heap's size at which the collection that comes next is to be over.
+    #[prost(uint64, tag = "18")]
+    pub next_bytes: u64,
+    /// When the last collection was over, in nanoseconds since 1970.
+    #[prost(uint64, tag = "19")]
+    pub last_ns: u64,
+    /// How long each of the last 256 collections has stopped the program, in nanoseconds: cycle n
+    /// is at (n + 255) % 256.
+    #[prost(uint64, repeated, tag = "20")]
+    pub pause_ns: Vec<u64>,
+    /// When each of these pauses was over, in nanoseconds since 1970.
+    #[prost(uint64, repeated, tag = "21")]
+    pub pause_ends_ns: Vec<u64>,
+    /// Collections that are over.
+    #[prost(uint32, tag = "22")]
+    pub cycles: u32,
+    /// Those of them that the program has asked for.
+    #[prost(uint32, tag = "23")]
+    pub forced_cycles: u32,
+    /// Share of the program's CPU time that collections have taken.
+    #[prost(double, tag = "24")]
+    pub cpu_fraction: f64,
+    /// The most that was ever in memory of the whole process; 0: not known.
+    #[prost(uint64, tag = "25")]
+    pub most_resident_bytes: u64,
 }
 
 /// A stack.
