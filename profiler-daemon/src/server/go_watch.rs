@@ -12,7 +12,7 @@ use crate::{
     go,
     go_leaks::{self, Group, Groups, Suspect, avmas, without_unused},
     profile::Process,
-    reader::protocol::{GoMemory, GoMemoryStats, GoStats, GoWhat, Goroutine},
+    reader::protocol::{GoMemory, GoStats, GoWhat, Goroutine},
 };
 
 /// How often a program is looked at, at most.
@@ -57,7 +57,6 @@ struct Watched {
     groups: Groups,
     suspects: Vec<Suspect>,
     stats: Option<GoStats>,
-    memory_stats: Option<GoMemoryStats>,
 }
 
 /// A Go program, as far as its goroutines were counted.
@@ -66,10 +65,8 @@ pub(super) struct GoProgram {
     pub(super) process: Arc<Process>,
     pub(super) goroutines: usize,
     pub(super) suspects: Vec<Suspect>,
-    /// What its collector has counted, if that is known.
+    /// What its runtime has of memory, and its collector has counted, if that is known.
     pub(super) stats: Option<GoStats>,
-    /// What its runtime has of memory, if that is known.
-    pub(super) memory_stats: Option<GoMemoryStats>,
 }
 
 impl GoWatch {
@@ -82,7 +79,6 @@ impl GoWatch {
                 goroutines: known.goroutines?,
                 suspects: known.suspects.clone(),
                 stats: known.stats.clone(),
-                memory_stats: known.memory_stats.clone(),
             })
         };
         processes.iter().filter_map(program).collect()
@@ -131,13 +127,16 @@ impl GoWatch {
             groups: Groups::default(),
             suspects: Vec::new(),
             stats: None,
-            memory_stats: None,
         });
         it.next = now + if memory.is_some() { EVERY } else { OTHERS_EVERY };
         it.goroutines = memory.map(|memory| memory.goroutines.len());
-        it.stats = memory.and_then(|memory| memory.stats.clone());
-        it.memory_stats = memory.and_then(|memory| memory.memory_stats.clone());
         it.groups.looked(memory, now)
+    }
+
+    fn counted(&mut self, process: &Process, stats: Option<GoStats>) {
+        if let Some(it) = self.programs.get_mut(&key(process)) {
+            it.stats = stats;
+        }
     }
 
     fn named(&mut self, process: &Process, suspects: Vec<Suspect>) {
@@ -171,12 +170,16 @@ pub(crate) async fn watch(app: App) {
 }
 
 async fn look(app: &App, process: &Process) {
-    let read = go::read(&app.orders, None, process.pid, GoWhat::Goroutines).await;
-    let memory = match read {
+    let read = async |what| match go::read(&app.orders, None, process.pid, what).await {
         Ok(Ok(memory)) if memory.refusal.is_empty() => Some(memory),
         _ => None,
     };
+    let memory = read(GoWhat::Goroutines).await;
     let suspects = app.with_go(|watch| watch.looked(process, memory.as_ref(), Instant::now()));
+    if memory.is_some() {
+        let stats = read(GoWhat::Counts).await.and_then(|counts| counts.stats);
+        app.with_go(|watch| watch.counted(process, stats));
+    }
     let named = match memory {
         Some(memory) if !suspects.is_empty() => {
             go_leaks::named(&app.orders, process, memory, &suspects).await

@@ -11,7 +11,7 @@ use crate::{
             frames::{Frames, is_of_runtime},
         },
     },
-    reader::protocol::{GoBucket, GoMemoryStats, Goroutine},
+    reader::protocol::{GoBucket, GoStats, Goroutine},
 };
 
 /// So long a text gets at most, in bytes: as Go cuts its own.
@@ -78,12 +78,14 @@ impl Text<'_> {
             self.stack(&mut text, &self.logical(it.stack), false);
         }
         text.push_str("\n# runtime.MemStats\n");
-        match &memory.memory_stats {
+        match &memory.stats {
             Some(stats) => memory_stats(&mut text, stats),
             None => {
                 // Both are counted up at the end of each collection (`gcMarkTermination`, `mgc.go`).
                 let _ = writeln!(text, "# NumGC = {}", memory.cycle);
-                text.push_str("# rprofd: the others were not found: the program was stripped\n");
+                text.push_str(
+                    "# rprofd: the others cannot be read: the program was stripped, or is busy\n",
+                );
             }
         }
         self.comments(&mut text);
@@ -285,8 +287,8 @@ impl Text<'_> {
 }
 
 /// The lines that Go has of it.
-fn memory_stats(text: &mut String, stats: &GoMemoryStats) {
-    let GoMemoryStats { alloc_bytes, total_alloc_bytes, mallocs, frees, .. } = *stats;
+fn memory_stats(text: &mut String, stats: &GoStats) {
+    let GoStats { alloc_bytes, total_alloc_bytes, mallocs, frees, .. } = *stats;
     let of = |in_use: u64, sys: u64| format!("{in_use} / {sys}");
     let list = |values: &[u64]| {
         let values: Vec<_> = values.iter().map(u64::to_string).collect();

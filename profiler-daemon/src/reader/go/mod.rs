@@ -9,7 +9,6 @@ mod goroutines;
 pub(super) mod labels;
 mod layout;
 mod memory;
-mod memory_stats;
 mod program;
 mod scheduler;
 mod stats;
@@ -137,7 +136,7 @@ fn read_process(
     let now = clock_gettime(ClockId::Monotonic);
     let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
     let mut found = read_with(&memory, &program, asked.what(), now_ns, deadline)?;
-    if let Some(stats) = &mut found.memory_stats {
+    if let Some(stats) = &mut found.stats {
         stats.most_resident_bytes = most_resident_bytes(asked.pid);
     }
     if prost::Message::encoded_len(&found) > MAX_REPLY_BYTES - 1024 {
@@ -176,14 +175,16 @@ fn read_with(
             if found.rate == 0 {
                 return Err(GoError::NoMemoryProfile);
             }
-            found.memory_stats = memory_stats::read(memory, program, deadline);
+            found.stats = stats::read(memory, program, deadline);
         }
         GoWhat::Block => found.rate = read("runtime.blockprofilerate")?,
         GoWhat::Mutex => found.rate = mutex_rate(memory, program)?,
         GoWhat::Goroutines => {
             goroutines::read(memory, program, now_ns, deadline, &mut found)?;
-            found.stats = stats::read(memory, program);
-            found.memory_stats = memory_stats::read(memory, program, deadline);
+        }
+        GoWhat::Counts => {
+            found.stats = stats::read(memory, program, deadline);
+            return Ok(found);
         }
         GoWhat::Scheduler => {
             found.scheduler = Some(scheduler::read(program)?);

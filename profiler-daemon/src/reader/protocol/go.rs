@@ -14,6 +14,8 @@ pub enum GoWhat {
     Goroutines = 3,
     /// Where its scheduler is.
     Scheduler = 4,
+    /// What it has of memory, and its collector has counted.
+    Counts = 5,
 }
 
 /// Go's block profile has the waits for these, as states of goroutines have it; but a semaphore may
@@ -95,7 +97,7 @@ pub struct GoMemory {
     /// Contentions are scaled by the fraction already.
     #[prost(bool, tag = "15")]
     pub scales_mutexes: bool,
-    /// With goroutines: what the collector has counted, if that is known.
+    /// With allocations: what the runtime has of memory, and its collector has counted, if that is known.
     #[prost(message, optional, tag = "16")]
     pub stats: Option<GoStats>,
     /// Where its scheduler is.
@@ -108,9 +110,6 @@ pub struct GoMemory {
     /// Where it comes from, if the runtime has not counted it: in words.
     #[prost(string, tag = "19")]
     pub source: String,
-    /// With goroutines and allocations: what the runtime has of memory, if that is known.
-    #[prost(message, optional, tag = "20")]
-    pub memory_stats: Option<GoMemoryStats>,
 }
 
 /// Where the functions of a scheduler are in the program's file, as offsets in bytes, and what it
@@ -149,38 +148,11 @@ pub struct GoScheduler {
     pub sched_bp: u32,
 }
 
-/// What the collector has counted.
+/// What the runtime has of memory, and its collector has counted:
+/// [`runtime.MemStats`](https://pkg.go.dev/runtime#MemStats), and what a program would ask
+/// `runtime/debug` for.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GoStats {
-    /// Collections that are over.
-    #[prost(uint32, tag = "1")]
-    pub cycles: u32,
-    /// When the last one was over, in nanoseconds since 1970.
-    #[prost(uint64, tag = "2")]
-    pub last_ns: u64,
-    /// For how long the program was stopped, all in all, in nanoseconds.
-    #[prost(uint64, tag = "3")]
-    pub pauses_ns: u64,
-    /// Minimum, quartiles and maximum of the last 256 of that; none if there was no collection.
-    #[prost(uint64, repeated, tag = "4")]
-    pub pause_quantiles_ns: Vec<u64>,
-    /// GOGC; negative: off.
-    #[prost(sint32, tag = "5")]
-    pub percent: i32,
-    /// GOMEMLIMIT, in bytes; the highest number: none.
-    #[prost(sint64, tag = "6")]
-    pub limit_bytes: i64,
-    /// The heap's size at which a collection is to be over, by GOGC.
-    #[prost(uint64, tag = "7")]
-    pub goal_bytes: u64,
-    /// What the last collection has found in use, in bytes.
-    #[prost(uint64, tag = "8")]
-    pub live_bytes: u64,
-}
-
-/// What the runtime has of memory: [`runtime.MemStats`](https://pkg.go.dev/runtime#MemStats).
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct GoMemoryStats {
     /// Bytes of objects that were allocated and not freed.
     #[prost(uint64, tag = "1")]
     pub alloc_bytes: u64,
@@ -254,9 +226,21 @@ pub struct GoMemoryStats {
     /// Share of the program's CPU time that collections have taken.
     #[prost(double, tag = "24")]
     pub cpu_fraction: f64,
-    /// The most that was ever in memory of the whole process; 0: not known.
+    /// The most that was ever in memory of the whole process since it runs this program; 0: not known.
     #[prost(uint64, tag = "25")]
     pub most_resident_bytes: u64,
+    /// For how long collections have stopped the program, all in all, in nanoseconds.
+    #[prost(uint64, tag = "26")]
+    pub pauses_ns: u64,
+    /// GOGC; negative: off.
+    #[prost(sint32, tag = "27")]
+    pub percent: i32,
+    /// GOMEMLIMIT, in bytes; the highest number: none.
+    #[prost(sint64, tag = "28")]
+    pub limit_bytes: i64,
+    /// What the last collection has found in use, in bytes.
+    #[prost(uint64, tag = "29")]
+    pub live_bytes: u64,
 }
 
 /// A stack.
