@@ -140,7 +140,7 @@ func pong(one, other chan int) {
 func work(one, other chan int) {
 	sum, next := 0, time.Now()
 	for done := 0; ; done++ {
-		for n := 0; n < 300_000; n++ {
+		for n := 0; n < 900_000; n++ {
 			sum = sum*3 + n
 		}
 		one <- sum

@@ -1,13 +1,12 @@
 // httpload serve: answers requests with JSON, and prints its address.
-// httpload load ADDRESS: asks as fast as it can, and prints each millisecond how many answers came.
-// httpload flood ADDRESS: the same at the least cost of its own, so that the server has most to do.
+// httpload flood ADDRESS: asks as fast as it can at the least cost of its own, so that the server has most
+// to do, and prints each millisecond how many answers came.
 package main
 
 import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -39,25 +38,6 @@ func serve() {
 	}
 	fmt.Println(listener.Addr())
 	panic(http.Serve(listener, http.HandlerFunc(handle)))
-}
-
-func load(address string) {
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
-	var answers atomic.Int64
-	for n := 0; n < 8; n++ {
-		go func() {
-			for {
-				answer, err := client.Get("http://" + address + "/")
-				if err != nil {
-					panic(err)
-				}
-				_, _ = io.Copy(io.Discard, answer.Body)
-				answer.Body.Close()
-				answers.Add(1)
-			}
-		}()
-	}
-	count(&answers)
 }
 
 func count(answers *atomic.Int64) {
@@ -103,9 +83,5 @@ func main() {
 		serve()
 		return
 	}
-	if os.Args[1] == "flood" {
-		flood(os.Args[2])
-		return
-	}
-	load(os.Args[2])
+	flood(os.Args[2])
 }

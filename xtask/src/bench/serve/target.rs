@@ -1,11 +1,6 @@
 //! What being watched costs whoever is watched.
 
-use std::{
-    fs,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::Result;
 use rprofd_tests::{
@@ -15,40 +10,25 @@ use rprofd_tests::{
 
 use super::{
     super::{Bench, Bound, Figure},
-    throughput::{Counting, Server, told, two_cpus, until_settled},
+    throughput::{Counting, told, two_cpus, under_load, until_settled},
 };
-
-/// The most that the load may have of its CPU, in %: the server is to be what all wait for.
-const LOAD: f64 = 90.0;
 
 /// What is between the switch and a look.
 const REST: Duration = Duration::from_millis(100);
 
-/// A program that only computes, and an HTTP server under load, at 19 and at 99 Hz. The server has a
-/// CPU of its own, and the load another, which it leaves time of for whatever else there is.
+/// A program that only computes, and an HTTP server under load, at 19 and at 99 Hz.
 pub(in super::super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     let rounds = Program::build_with("rounds.c", &["-O2"]).copy_to(&bench.dir().join("rounds"));
     let http = Program::build("httpload.go").copy_to(&bench.dir().join("httpload"));
-    let [first, last] = two_cpus()?;
+    let [_, last] = two_cpus()?;
     let mut figures = Vec::new();
     for (hertz, most) in [("19", 1.0), ("99", 2.0)] {
         let busy = Counting::start(&rounds, &[], last)?;
         let name = format!("computing, {hertz} Hz");
         figures.extend(compared(bench, &name, hertz, most, &busy)?);
         drop(busy);
-        let server = Server::start(&http, last)?;
-        let busy = Counting::start(&http, &["flood", &server.address], first)?;
         let name = format!("HTTP server, {hertz} Hz");
-        let (begin, before) = (Instant::now(), busy.cpu_time());
-        figures.extend(compared(bench, &name, hertz, most, &busy)?);
-        let of_load = (busy.cpu_time() - before).as_secs_f64() / begin.elapsed().as_secs_f64();
-        let bound = if first.is_some() { Bound::AtMost(LOAD) } else { Bound::Open };
-        figures.push(Figure::new(
-            format!("{name}: the load"),
-            of_load * 100.0,
-            "% of a CPU",
-            bound,
-        ));
+        figures.extend(under_load(&http, &name, |busy| compared(bench, &name, hertz, most, busy))?);
     }
     Ok(figures)
 }

@@ -69,7 +69,7 @@ impl Counting {
     }
 
     /// CPU time that it has used.
-    pub(super) fn cpu_time(&self) -> Duration {
+    fn cpu_time(&self) -> Duration {
         Duration::from_nanos(procfs::cpu_time_ns(self.running.pid()))
     }
 
@@ -78,15 +78,38 @@ impl Counting {
     }
 }
 
+/// The most that the load may have of its CPU, in %: the server is to be what all wait for.
+const LOAD: f64 = 90.0;
+
+/// What is measured of an HTTP server under load, and what the load has of its CPU. The server has a CPU
+/// of its own, and the load another, which it leaves time of for whatever else there is.
+/// `program` is `httpload`.
+pub(super) fn under_load(
+    program: &Program,
+    name: &str,
+    measure: impl FnOnce(&Counting) -> Result<Vec<Figure>>,
+) -> Result<Vec<Figure>> {
+    let [first, last] = two_cpus()?;
+    let server = Server::start(program, last)?;
+    let busy = Counting::start(program, &["flood", &server.address], first)?;
+    let (begin, before) = (Instant::now(), busy.cpu_time());
+    let mut figures = measure(&busy)?;
+    let of_load = (busy.cpu_time() - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+    let bound = if first.is_some() { Bound::AtMost(LOAD) } else { Bound::Open };
+    let name = format!("{name}: the load");
+    figures.push(Figure::new(name, of_load * 100.0, "% of a CPU", bound));
+    Ok(figures)
+}
+
 /// An HTTP server.
-pub(super) struct Server {
-    pub(super) address: String,
+struct Server {
+    address: String,
     _running: Running,
 }
 
 impl Server {
-    /// `program` is `httpload`; `cpu`: where it runs; `None`: anywhere.
-    pub(super) fn start(program: &Program, cpu: Option<usize>) -> Result<Self> {
+    /// `cpu`: where it runs; `None`: anywhere.
+    fn start(program: &Program, cpu: Option<usize>) -> Result<Self> {
         let mut running = start_on(cpu, program.command(&["serve"]).stdout(Stdio::piped()))?;
         let mut address = String::new();
         BufReader::new(running.child.stdout.take().context("a pipe")?).read_line(&mut address)?;

@@ -16,7 +16,7 @@ use super::{
         Bench, Bound, Figure,
         bpf_statistics::{Runs, Statistics},
     },
-    throughput::{Counting, Server, told, two_cpus, until_settled},
+    throughput::{Counting, told, under_load, until_settled},
 };
 
 /// How often the kernel measures what recording takes.
@@ -28,27 +28,24 @@ const REST: Duration = Duration::from_millis(250);
 /// How long the kernel measures at a time.
 const SLICE: Duration = Duration::from_millis(600);
 
-/// Two processes that do nothing but wake each other, and an HTTP server under load, which has a CPU of
-/// its own.
+/// Two processes that do nothing but wake each other, and an HTTP server under load.
 pub(in super::super) fn run(bench: &Bench) -> Result<Vec<Figure>> {
     let pingpong =
         Program::build_with("pingpong.c", &["-O2"]).copy_to(&bench.dir().join("pingpong"));
     let http = Program::build("httpload.go").copy_to(&bench.dir().join("httpload"));
     let mut figures = Vec::new();
-    let [first, last] = two_cpus()?;
     for kind in ["block", "wall"] {
         let busy = Counting::start(&pingpong, &[], None)?;
         let name = format!("ping-pong, {kind}");
         figures.extend(told(&name, &compare(bench, kind, 15.0, &busy)?, 15.0));
         drop(busy);
-        // As in `target.rs`.
-        let server = Server::start(&http, last)?;
-        let busy = Counting::start(&http, &["flood", &server.address], first)?;
         let name = format!("HTTP server, {kind}");
-        figures.extend(told(&name, &compare(bench, kind, 2.0, &busy)?, 2.0));
-        let share = share_of_bpf(bench, kind)?;
-        let name = format!("{name}: time of the CPUs that BPF programs take");
-        figures.push(Figure::new(name, share, "%", Bound::Open));
+        figures.extend(under_load(&http, &name, |busy| {
+            let lost = told(&name, &compare(bench, kind, 2.0, busy)?, 2.0);
+            let name = format!("{name}: time of the CPUs that BPF programs take");
+            let share = Figure::new(name, share_of_bpf(bench, kind)?, "%", Bound::Open);
+            Ok(lost.into_iter().chain([share]).collect())
+        })?);
     }
     Ok(figures)
 }
