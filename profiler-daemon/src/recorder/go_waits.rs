@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How often in a second goroutines of a process may begin to wait, or go on, while it has probes:
-/// each time takes it some microseconds.
+/// each time takes it about a microsecond.
 const BUDGET: u64 = 25_000;
 
 /// How often it is looked whether that is kept.
