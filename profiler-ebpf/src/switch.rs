@@ -16,7 +16,7 @@ use aya_ebpf::{
 use profiler_ebpf::{
     config::{Config, Control, waits},
     record::{Kind, Sample, Wait},
-    waits::{Chain, STATES, State, Thread, is_kept, may_wait_for_futex},
+    waits::{State, Thread, is_kept},
 };
 
 use crate::{
@@ -80,9 +80,10 @@ fn leave(
         let _ = THREADS.remove(tid);
         return None;
     }
-    if thread.state == State::Running as u32 {
-        thread.total_ns[State::Running as usize] += now_ns.wrapping_sub(thread.since_ns);
+    if let Some(arrival_ns) = thread.unseen_arrival(now_ns) {
+        arrive(control, thread, arrival_ns);
     }
+    thread.total_ns[State::Running as usize] += now_ns.wrapping_sub(thread.since_ns);
     if prev_state & TASK_DEAD != 0 {
         send(control, thread, Kind::Gone, now_ns);
         let _ = THREADS.remove(tid);
@@ -196,25 +197,15 @@ fn enter(
     }
     // SAFETY: as in `leave`.
     let thread = unsafe { &mut *THREADS.get_ptr_mut(tid)? };
-    let begin_ns = thread.since_ns;
-    let length_ns = now_ns.wrapping_sub(begin_ns);
-    if thread.state == State::Waiting as u32 {
-        if thread.woken_ns < begin_ns || thread.woken_ns > now_ns {
-            thread.woken_ns = now_ns;
-        }
-        let woken_ns = thread.woken_ns;
-        thread.total_ns[State::Waiting as usize] += woken_ns.wrapping_sub(begin_ns);
-        thread.total_ns[State::Runnable as usize] += now_ns.wrapping_sub(woken_ns);
-        if thread.is_attributed == 0 && may_wait_for_futex(thread.system_call) {
-            thread.unattributed += 1;
-            thread.unattributed_ns += woken_ns.wrapping_sub(begin_ns);
-            thread.chain.add(woken_ns.wrapping_sub(begin_ns), now_ns);
-        } else {
-            thread.chain = Chain::default();
-        }
-    } else {
-        thread.total_ns[thread.state as usize & (STATES - 1)] += length_ns;
-    }
+    arrive(control, thread, now_ns);
+    Some(())
+}
+
+/// The thread has the CPU since `now_ns`: sends what ended then.
+#[inline(always)]
+fn arrive(control: &Control, thread: &mut Thread, now_ns: u64) {
+    let length_ns = now_ns.wrapping_sub(thread.since_ns);
+    thread.arrive(now_ns);
     // SAFETY: the helper has no arguments.
     if thread.weight != 0
         && is_kept(length_ns, control.block_rate_ns, unsafe { bpf_get_prandom_u32() })
@@ -224,7 +215,6 @@ fn enter(
     thread.state = State::Running as u32;
     thread.since_ns = now_ns;
     thread.weight = 0;
-    Some(())
 }
 
 /// Sends what is kept of a thread.

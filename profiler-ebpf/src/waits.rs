@@ -82,6 +82,50 @@ pub struct Thread {
     pub chain: Chain,
 }
 
+impl Thread {
+    /// When it got the CPU that it has at `now_ns`, if nobody told: a kernel may leave a switch out, as
+    /// that from a thread that it hides. It is taken to have had it since it was woken, and where that
+    /// is not known, for no time.
+    #[inline(always)]
+    pub const fn unseen_arrival(&self, now_ns: u64) -> Option<u64> {
+        if self.state == State::Running as u32 {
+            None
+        } else if self.state == State::Waiting as u32 && self.is_woken(now_ns) {
+            Some(self.woken_ns)
+        } else {
+            Some(now_ns)
+        }
+    }
+
+    /// It waited, or was ready, and gets the CPU at `now_ns`: adds to what that was.
+    #[inline(always)]
+    pub const fn arrive(&mut self, now_ns: u64) {
+        if self.state != State::Waiting as u32 {
+            let length_ns = now_ns.wrapping_sub(self.since_ns);
+            self.total_ns[self.state as usize & (STATES - 1)] += length_ns;
+            return;
+        }
+        if !self.is_woken(now_ns) {
+            self.woken_ns = now_ns;
+        }
+        let waited_ns = self.woken_ns.wrapping_sub(self.since_ns);
+        self.total_ns[State::Waiting as usize] += waited_ns;
+        self.total_ns[State::Runnable as usize] += now_ns.wrapping_sub(self.woken_ns);
+        if self.is_attributed == 0 && may_wait_for_futex(self.system_call) {
+            self.unattributed += 1;
+            self.unattributed_ns += waited_ns;
+            self.chain.add(waited_ns, now_ns);
+        } else {
+            self.chain = Chain { length_ns: 0, end_ns: 0, count: 0, reserved: 0 };
+        }
+    }
+
+    /// Whether it was woken since it waits.
+    const fn is_woken(&self, now_ns: u64) -> bool {
+        self.woken_ns >= self.since_ns && self.woken_ns <= now_ns
+    }
+}
+
 /// Waits for one futex, one right after the other, that nobody ended: the waiter gave each up after a
 /// while, looked, and waited on. Whoever ends the last one held what all of them were for. (A thread
 /// that waits for a monitor of HotSpot's does so.)
@@ -254,6 +298,40 @@ mod tests {
         assert_eq!((late.length_ns, late.count), (0, 0));
         chain.go_on(false, 15_000);
         assert_eq!((chain.length_ns, chain.count), (0, 0));
+    }
+
+    /// A thread that waits since 1,000.
+    fn waiting(woken_ns: u64) -> Thread {
+        let state = State::Waiting as u32;
+        Thread { state, since_ns: 1_000, woken_ns, system_call: FUTEX, ..Thread::default() }
+    }
+
+    #[test]
+    fn who_was_woken_is_ready_until_it_arrives() {
+        for (woken_ns, totals) in
+            [(1_600, [0, 400, 0, 600]), (0, [0, 0, 0, 1_000]), (2_001, [0, 0, 0, 1_000])]
+        {
+            let mut thread = waiting(woken_ns);
+            thread.arrive(2_000);
+            assert_eq!(thread.total_ns, totals, "{woken_ns}");
+            assert_eq!((thread.unattributed, thread.unattributed_ns), (1, totals[3]));
+        }
+        let mut thread = Thread { is_attributed: 1, ..waiting(1_600) };
+        thread.arrive(2_000);
+        assert_eq!((thread.unattributed, thread.chain.count), (0, 0));
+        let mut thread = Thread { state: State::Runnable as u32, ..waiting(0) };
+        thread.arrive(2_000);
+        assert_eq!(thread.total_ns, [0, 1_000, 0, 0]);
+    }
+
+    #[test]
+    fn an_arrival_that_was_not_told_is_guessed() {
+        let running = Thread { state: State::Running as u32, ..waiting(0) };
+        assert_eq!(running.unseen_arrival(2_000), None);
+        assert_eq!(waiting(1_600).unseen_arrival(2_000), Some(1_600));
+        assert_eq!(waiting(0).unseen_arrival(2_000), Some(2_000));
+        let ready = Thread { state: State::Runnable as u32, ..waiting(1_600) };
+        assert_eq!(ready.unseen_arrival(2_000), Some(2_000));
     }
 
     #[test]

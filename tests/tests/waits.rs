@@ -1,10 +1,13 @@
 //! What threads wait for: where, for how long, and who held it.
 
+use std::process::Command;
+
 use rprofd_tests::{
     Profile, Program, Rprofd, TestDir,
     limited::Limited,
     machine,
     pprof::Sample,
+    programs::Running,
     rprofd::Finished,
     serve::{Daemon, wait_for},
 };
@@ -170,7 +173,10 @@ fn a_thread_over_its_quota_is_throttled() {
     }
     let dir = TestDir::new("waits-throttled");
     let cgroup = cgroup.expect("a cgroup");
-    let running = Program::build("shares.c").start(&["600"]);
+    // On one CPU: the kernel adds up for how long each CPU's part of the cgroup was kept from running.
+    let program = Program::build("shares.c");
+    let running =
+        Running::start(Command::new("taskset").args(["--cpu-list", "0", program.arg(), "600"]));
     let pid = running.pid().to_string();
     cgroup.take(&pid);
     let before_ns = cgroup.throttled_ns();
