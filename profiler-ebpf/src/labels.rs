@@ -16,6 +16,7 @@ use profiler_ebpf::{
     config::{Config, Control},
     go::{KEY_BYTES, LABEL_WORDS, Labels, MAX_LABELS, VALUE_BYTES, bucket, form},
     record::{self, Kind, MAX_USER_FRAMES, Sample},
+    stack_id::StackId,
 };
 
 use crate::{maps::Scratch, registers, stacks};
@@ -35,6 +36,8 @@ struct Context {
     is_map: u64,
     /// Labels that were taken.
     count: u64,
+    /// The hash of them.
+    id: StackId,
 }
 
 /// Takes the labels of what `task` runs, which is the current one and whose user stack was taken
@@ -53,16 +56,16 @@ pub(crate) fn take(
     }
     let Some((start, most)) = find(config, task, &labels) else { return };
     let is_map = u64::from(labels.form == form::MAP);
-    let mut context = Context { scratch: &raw mut *scratch, start, is_map, count: 0 };
+    let id = StackId::new(config.seed ^ record::LABELS_SEED);
+    let mut context = Context { scratch: &raw mut *scratch, start, is_map, count: 0, id };
     // SAFETY: `label` takes what it is given here, which outlives the call.
     unsafe { bpf_loop(most, label as *mut c_void, (&raw mut context).cast(), 0) };
     if context.count == 0 {
         return;
     }
     let words = context.count as usize * LABEL_WORDS;
-    let id = stacks::hash_words(config.seed ^ record::LABELS_SEED, words, scratch);
-    sample.labels = id.id();
-    stacks::send(control, Kind::Labels, &id, words, scratch);
+    sample.labels = context.id.id();
+    stacks::send(control, Kind::Labels, &context.id, words, scratch);
 }
 
 /// Where the labels of the goroutine are that the thread runs, or last ran, and how many places there
@@ -106,9 +109,8 @@ unsafe extern "C" fn label(index: u32, context: *mut c_void) -> i64 {
 
 #[inline(always)]
 fn one(index: u64, context: &mut Context) -> Option<()> {
-    let (key, value) = if context.is_map == 0 {
-        let pair = context.start.wrapping_add(index * 2 * STRING);
-        (pair, pair.wrapping_add(STRING))
+    let [key, key_bytes, value, value_bytes]: [u64; 4] = if context.is_map == 0 {
+        read(context.start.wrapping_add(index * 2 * STRING))?
     } else {
         let (number, entry) = (index / bucket::ENTRIES, index % bucket::ENTRIES);
         let mut bucket = context.start.wrapping_add(number / 2 * bucket::BYTES);
@@ -122,10 +124,10 @@ fn one(index: u64, context: &mut Context) -> Option<()> {
             return None;
         }
         let string = bucket.wrapping_add(entry * STRING);
-        (string.wrapping_add(bucket::KEYS), string.wrapping_add(bucket::VALUES))
+        let [key, key_bytes]: [u64; 2] = read(string.wrapping_add(bucket::KEYS))?;
+        let [value, value_bytes]: [u64; 2] = read(string.wrapping_add(bucket::VALUES))?;
+        [key, key_bytes, value, value_bytes]
     };
-    let [key, key_bytes]: [u64; 2] = read(key)?;
-    let [value, value_bytes]: [u64; 2] = read(value)?;
     let first = context.count as usize * LABEL_WORDS;
     // The verifier is to see it bounded.
     if first > (MAX_LABELS - 1) * LABEL_WORDS {
@@ -146,6 +148,13 @@ fn one(index: u64, context: &mut Context) -> Option<()> {
     let (key_words, value_words) = unsafe { (words.add(1), words.add(1 + KEY_BYTES / 8)) };
     copy::<KEY_BYTES>(key_words, key, key_bytes)?;
     copy::<VALUE_BYTES>(value_words, value, value_bytes)?;
+    // Here, where the places are constants: a call for each word costs more than the word.
+    let mut word = 0;
+    while word < LABEL_WORDS {
+        // SAFETY: as above.
+        context.id.push(unsafe { *words.add(word) });
+        word += 1;
+    }
     context.count += 1;
     Some(())
 }
