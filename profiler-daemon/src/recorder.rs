@@ -518,7 +518,7 @@ impl Recorder {
 
     /// Takes what waits in the ring, or much of it: the side band is not to wait for long.
     fn drain(&mut self) {
-        let Self { sampler, raw, queue, account, settings, go_waits, .. } = self;
+        let Self { sampler, raw, queue, account, settings, go_waits, table, .. } = self;
         let before = account.received;
         self.more_waits = !sampler.drain(DRAIN, |record| match record {
             Record::Stack(header, frames) => raw.add(&header, frames),
@@ -533,7 +533,7 @@ impl Recorder {
             Record::WaitCopy(sample, copy) => queue.push_back(Queued::WaitCopy(sample, copy)),
             Record::Wait(kind, wait) => queue.push_back(Queued::Wait(kind, Box::new(wait))),
             Record::Spawn(sample) => queue.push_back(Queued::Spawn(sample)),
-            Record::GoWait(kind, wait) => go_waits.take(kind, &wait, raw),
+            Record::GoWait(kind, wait) => go_waits.take(kind, &wait, raw, table),
         });
         if before == 0 && account.received > 0 {
             let now_ns = clock::boot_ns();

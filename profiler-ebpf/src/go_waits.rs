@@ -6,8 +6,6 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Program {
-    /// `start_boottime` of the process's first thread, in nanoseconds.
-    pub start_ns: u64,
     /// Since when it is watched: boot-time clock, in nanoseconds.
     pub begin_ns: u64,
     /// Bit n: waits for the runtime's reason number n are recorded.
@@ -123,7 +121,7 @@ pub struct GoWait {
 /// Bytes of a [`GoWait`].
 pub const GO_WAIT_BYTES: usize = size_of::<GoWait>();
 
-const _: () = assert!(size_of::<Program>() == 72 && GO_WAIT_BYTES == 112);
+const _: () = assert!(size_of::<Program>() == 64 && GO_WAIT_BYTES == 112);
 
 #[cfg(test)]
 mod tests {

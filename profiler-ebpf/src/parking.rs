@@ -256,7 +256,7 @@ impl Watched {
                 kind: kind as u32,
                 epoch: control.epoch,
                 time_ns: now_ns,
-                start_ns: program.start_ns,
+                start_ns: task.process_start_ns(config).unwrap_or_default(),
                 pid: self.pid,
                 tid: self.pid,
                 exec_id: task.exec_id(config).unwrap_or_default(),

@@ -152,23 +152,15 @@ impl Table {
     /// The process and image that a sample is of; it is made known if it was not.
     pub fn image_of(&mut self, pid: u32, start_ns: u64, exec_id: u32, time_ns: u64) -> ImageRef {
         let lives = self.by_pid.get(&pid).map_or(&[][..], Vec::as_slice);
+        let is_it = |id: &LifeId, start_known: bool| {
+            let life = self.lives.get(id).filter(|life| life.start_known == start_known);
+            life.is_some_and(|life| life.started_at(start_ns))
+        };
         let known = lives
             .iter()
             .rev()
-            .find(|id| {
-                self.lives
-                    .get(id)
-                    .is_some_and(|life| life.start_known && life.process.start_ns == start_ns)
-            })
-            .or_else(|| {
-                lives.iter().find(|id| {
-                    self.lives.get(id).is_some_and(|life| {
-                        !life.start_known
-                            && (life.from_ns >= start_ns
-                                || life.process.start_ns.abs_diff(start_ns) <= 2 * TICK_NS)
-                    })
-                })
-            })
+            .find(|id| is_it(id, true))
+            .or_else(|| lives.iter().find(|id| is_it(id, false)))
             .copied();
         let id = known.unwrap_or_else(|| {
             if pid == KERNEL_PID && start_ns == 0 {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::{Recorder, clock};
 use crate::{
     kernel::{Probes, Scheduler},
-    process::{Life, LifeId},
+    process::{Life, LifeId, Table},
     profile::{Kind, go::measured, raw_stacks::RawStacks},
     reader::protocol::{GoMemory, GoScheduler, GoWhat},
     symbolize::ReadGo,
@@ -93,8 +93,6 @@ pub(super) struct GoWaits {
 /// A process that is watched.
 struct Watched {
     life: LifeId,
-    /// `start_boottime` of its first thread, in nanoseconds.
-    start_ns: u64,
     /// How often it had called `exec` when its goroutines were first seen to wait: what it becomes later
     /// is another program.
     exec_id: Option<u32>,
@@ -156,14 +154,21 @@ impl GoWaits {
     }
 
     /// A goroutine goes on.
-    pub(super) fn take(&mut self, kind: RecordKind, wait: &GoWait, raw: &mut RawStacks) {
+    pub(super) fn take(
+        &mut self,
+        kind: RecordKind,
+        wait: &GoWait,
+        raw: &mut RawStacks,
+        table: &Table,
+    ) {
         let Some(watched) = self.watched.get_mut(&wait.sample.pid) else { return };
         // The first frame of what has released a lock is where it called the scheduler.
         let (kind, first) =
             if kind == RecordKind::GoMutex { (Kind::Mutex, 1) } else { (Kind::Block, 0) };
         let sample = &wait.sample;
         let exec_id = *watched.exec_id.get_or_insert(sample.exec_id);
-        if sample.start_ns != watched.start_ns || sample.exec_id != exec_id {
+        let is_of_it = table.life(watched.life).is_some_and(|it| it.started_at(sample.start_ns));
+        if !is_of_it || sample.exec_id != exec_id {
             return;
         }
         let frames = raw.get(sample.epoch, sample.user_stack, sample.user_check);
@@ -218,9 +223,9 @@ impl Collector {
 impl Recorder {
     pub(super) fn begin_go_waits(&mut self, request: GoWaitsRequest) {
         let pid = request.pid;
-        let seen = self.seen(pid, request.viewer).map(|life| (life.id, life.process.start_ns));
+        let seen = self.seen(pid, request.viewer).map(|life| life.id);
         let asked: usize = self.go_waits.watched.values().map(|watched| watched.all.len()).sum();
-        let (life, start_ns) = match seen {
+        let life = match seen {
             Some(seen) if !self.is_off && self.settings.user_stacks && asked < MOST_ASKED => seen,
             other => {
                 let why = match other {
@@ -249,7 +254,6 @@ impl Recorder {
         let tag = self.read_go(pid, GoWhat::Scheduler);
         let watched = Watched {
             life,
-            start_ns,
             exec_id: None,
             lost: 0,
             state: State::Reading(tag),
@@ -289,11 +293,10 @@ impl Recorder {
     fn probe(&mut self, pid: u32, found: &GoScheduler) -> Result<Probes, String> {
         let life = self.go_waits.watched.get(&pid).and_then(|it| self.table.life(it.life));
         let life = life.filter(|life| life.is_there());
-        let life = life.ok_or_else(|| format!("process {pid} has ended"))?;
+        life.ok_or_else(|| format!("process {pid} has ended"))?;
         let offset = |offset: u32| u16::try_from(offset).unwrap_or_default();
         self.go_waits.generation += 1;
         let program = Program {
-            start_ns: life.process.start_ns,
             begin_ns: clock::boot_ns(),
             waits: found.waits,
             locks: found.locks,
@@ -422,7 +425,10 @@ impl Recorder {
 
 #[cfg(test)]
 mod tests {
+    use profiler_ebpf::record::{Sample, StackHeader};
+
     use super::*;
+    use crate::{process::Filter, reader::protocol::ProcessInfo};
 
     fn wait(delay_ns: u64, rate_ns: u64) -> GoWait {
         GoWait { delay_ns, rate_ns, ..GoWait::default() }
@@ -449,6 +455,41 @@ mod tests {
         weighed.add(&wait(250, 1_000));
         weighed.add(&wait(2_000, 1_000));
         assert_eq!(weighed, Weighed { count: 5.0, delay_ns: 3_000.0 });
+    }
+
+    /// What is told of a process that has had no sample yet, of which `/proc` alone has told.
+    #[test]
+    fn waits_of_a_process_whose_start_is_known_to_a_tick_are_taken() {
+        let filter = Filter { follow: true, ..Filter::default() };
+        let mut table = Table::new(filter);
+        table.describe(&ProcessInfo {
+            pid: 7,
+            start_ticks: 412_732,
+            read_from_ns: 4_130_000_000_000,
+            ..Default::default()
+        });
+        let (mut collector, _answer) = collector();
+        collector.until_ns = Some(u64::MAX);
+        let watched = Watched {
+            life: table.lives().next().unwrap().id,
+            exec_id: None,
+            lost: 0,
+            state: State::Reading(0),
+            since: Instant::now(),
+            version: String::new(),
+            all: vec![collector],
+        };
+        let mut waits = GoWaits { watched: HashMap::from([(7, watched)]), generation: 1 };
+        let mut raw = RawStacks::default();
+        raw.add(&StackHeader { id: 5, check: 6, frames: 2, ..StackHeader::default() }, &[1, 2]);
+        for start_ns in [4_127_321_339_493, 4_927_321_339_493] {
+            let sample =
+                Sample { pid: 7, start_ns, user_stack: 5, user_check: 6, ..Sample::default() };
+            let wait = GoWait { sample, ..wait(10, 1) };
+            waits.take(RecordKind::GoBlock, &wait, &mut raw, &table);
+        }
+        let stacks = &waits.watched[&7].all[0].stacks;
+        assert_eq!(stacks.values().map(|it| it.count).collect::<Vec<_>>(), [1.0]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::TICK_NS;
 use crate::{
     process::{Mapping, Mappings},
     profile::Process,
@@ -98,6 +99,17 @@ impl Life {
     /// Its start if it is known, else 0; in nanoseconds of the boot-time clock.
     pub fn start_ns(&self) -> u64 {
         if self.start_known { self.process.start_ns } else { 0 }
+    }
+
+    /// Whether a process that the kernel side saw, with this start, can be this one: what `/proc` says
+    /// of that is a tick's.
+    pub fn started_at(&self, start_ns: u64) -> bool {
+        let own_ns = self.process.start_ns;
+        if self.start_known {
+            own_ns == start_ns
+        } else {
+            self.from_ns >= start_ns || own_ns.abs_diff(start_ns) <= 2 * TICK_NS
+        }
     }
 
     /// Whether it has not ended.

@@ -268,6 +268,24 @@ fn what_is_gone_when_it_is_described_has_ended() {
 }
 
 #[test]
+fn a_start_is_known_to_a_tick_until_a_sample_tells() {
+    let mut table = all();
+    table.describe(&ProcessInfo {
+        pid: 7,
+        start_ticks: 412_732,
+        read_from_ns: 4_130_000_000_000,
+        ..Default::default()
+    });
+    let exact = 4_127_321_339_493;
+    let others = [exact + 3 * TICK_NS, exact - 3 * TICK_NS];
+    let id = table.lives().next().unwrap().id;
+    let is_it = |table: &Table, start_ns| table.life(id).unwrap().started_at(start_ns);
+    assert!(is_it(&table, exact) && others.iter().all(|&it| !is_it(&table, it)));
+    assert_eq!(table.image_of(7, exact, 1, exact + 100).life, id);
+    assert!(is_it(&table, exact) && !is_it(&table, 4_127_320_000_000));
+}
+
+#[test]
 fn times_at_the_clocks_end_are_no_overflow() {
     let mut table = all();
     let late = u64::MAX - 1;
