@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strconv"
 	"sync"
 	"syscall"
@@ -115,6 +117,23 @@ type lock struct{ sync.Mutex }
 //go:noinline
 func (l *lock) wait() { l.Lock() }
 
+// What waits with labels, which the goroutines that it starts have, too.
+//
+//go:noinline
+func labelled() {
+	for _, labels := range [][]string{{"tier", "gold", "handler", "checkout"}, {"text", "a \"b\": {c}", "empty", ""}} {
+		for n := 0; n < 2; n++ {
+			set := pprof.Labels(labels...)
+			go func() {
+				pprof.Do(context.Background(), set, func(context.Context) {
+					go receive()
+					receive()
+				})
+			}()
+		}
+	}
+}
+
 //go:noinline
 func park(count int) {
 	for n := 0; n < count; n++ {
@@ -138,6 +157,7 @@ func park(count int) {
 		runtime.LockOSThread()
 		receive()
 	}()
+	labelled()
 	go time.Sleep(time.Hour)
 }
 

@@ -88,8 +88,10 @@ fn by_stack(profile: &Profile) -> BTreeMap<String, Vec<i64>> {
         if frames.is_empty() || frames.iter().any(|it| answers(it)) {
             continue;
         }
-        let bytes = sample.labels.get("bytes").map_or("", String::as_str);
-        let key = format!("{bytes} {}", frames.join(" < "));
+        let of_rprofd = ["cgroup", "comm", "pid", "state", "vcs_revision", "version"];
+        let labels = sample.labels.iter().filter(|(key, _)| !of_rprofd.contains(&key.as_str()));
+        let labels: BTreeMap<_, _> = labels.collect();
+        let key = format!("{labels:?} {}", frames.join(" < "));
         let sums = stacks.entry(key).or_insert_with(|| vec![0; sample.values.len()]);
         for (sum, value) in sums.iter_mut().zip(&sample.values) {
             *sum += value;
@@ -200,6 +202,12 @@ fn goroutines_are_told_as_go_tells_them() {
         let groups = service.text(&daemon, "goroutine?debug=1");
         assert!(groups.starts_with("goroutine profile: total "), "{groups}");
         assert!(groups.contains("\n7 @ 0x") && groups.contains("\tmain.receive+0x"), "{groups}");
+        let own = std::fs::read_to_string(service.own("goroutine?debug=1")).expect("a text");
+        let own = groups_with_labels(&own);
+        assert!(
+            own.len() == 4 && groups_with_labels(&groups) == own,
+            "{toolchain}: {own:?} {groups}"
+        );
         let heap = service.text(&daemon, "heap?debug=1&gc=1");
         assert!(heap.starts_with("heap profile: ") && heap.contains("@ heap/8192\n"), "{heap}");
         assert!(
@@ -217,6 +225,17 @@ fn goroutines_are_told_as_go_tells_them() {
         let mutex = service.text(&daemon, "mutex?debug=1");
         assert!(mutex.starts_with("--- mutex:\ncycles/second="), "{mutex}");
     }
+}
+
+/// The groups with labels, whose addresses are no matter: how many goroutines each has, and what labels.
+fn groups_with_labels(text: &str) -> Vec<(&str, &str)> {
+    let lines = text.lines().zip(text.lines().skip(1));
+    let mut all: Vec<_> = lines
+        .filter(|(_, labels)| labels.starts_with("# labels: "))
+        .map(|(group, labels)| (group.split(" @").next().unwrap_or_default(), labels))
+        .collect();
+    all.sort_unstable();
+    all
 }
 
 /// Asked before the program is, and after: what counts up is in between, and what stays is the same.

@@ -67,12 +67,23 @@ pub fn decode(words: &[u64]) -> Labels {
     let labels = words.chunks_exact(LABEL_WORDS).take(MAX_LABELS).filter_map(|words| {
         let (lengths, text) = words.split_first()?;
         let (key, value) = text.split_at(KEY_BYTES / 8);
-        let key = text_of(key, *lengths as u32);
-        let value = text_of(value, (lengths >> 32) as u32);
-        let key: Arc<str> =
-            if OURS.contains(&&*key) { format!("go.{key}").into() } else { key.into() };
-        // A label without a value is none, as for pprof.
-        (!key.is_empty() && !value.is_empty()).then(|| (key, Arc::from(value)))
+        Some((text_of(key, *lengths as u32), text_of(value, (lengths >> 32) as u32)))
+    });
+    sorted(labels)
+}
+
+/// The same as the reader has read them.
+pub fn of_goroutine<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> Labels {
+    let clean = |text: &str| clean(text.as_bytes()).into_owned();
+    sorted(labels.map(|(key, value)| (clean(key), clean(value))))
+}
+
+fn sorted(labels: impl Iterator<Item = (String, String)>) -> Labels {
+    // A label without a value is none, as for pprof.
+    let labels = labels.filter(|(key, value)| !key.is_empty() && !value.is_empty());
+    let labels = labels.map(|(key, value)| {
+        let key = if OURS.contains(&&*key) { format!("go.{key}") } else { key };
+        (Arc::from(key), Arc::from(value))
     });
     let mut labels: Vec<(Arc<str>, Arc<str>)> = labels.collect();
     labels.sort_unstable();
@@ -154,6 +165,13 @@ mod tests {
         let found = read(&[(b"pid", b"1"), (b"", b"x"), (b"y", b""), (b"a\x1b[2J", b"\xff\n")]);
         let found: Vec<_> = found.iter().map(|(key, value)| (&**key, &**value)).collect();
         assert_eq!(found, [("a\u{fffd}[2J", "\u{fffd}\u{fffd}"), ("go.pid", "1")]);
+    }
+
+    #[test]
+    fn labels_of_goroutines_are_cleaned_as_well() {
+        let found = of_goroutine([("tier", "a\n"), ("comm", "x"), ("", "y")].into_iter());
+        let found: Vec<_> = found.iter().map(|(key, value)| (&**key, &**value)).collect();
+        assert_eq!(found, [("go.comm", "x"), ("tier", "a\u{fffd}")]);
     }
 
     #[test]

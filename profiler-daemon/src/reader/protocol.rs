@@ -44,8 +44,8 @@ mod names;
 
 pub use files::{FileInfo, FileKey, NamesFrom, Open, Segment};
 pub use go::{
-    GO_WAITS, GoBucket, GoBuild, GoLabels, GoMemory, GoRead, GoScheduler, GoStack, GoStats, GoWhat,
-    Goroutine,
+    GO_WAITS, GoBucket, GoBuild, GoLabelSet, GoLabels, GoMemory, GoRead, GoScheduler, GoStack,
+    GoStats, GoWhat, Goroutine,
 };
 pub use names::{FrameNames, NameFile, NameKernel, NameLine, NamePerfMap, Names};
 

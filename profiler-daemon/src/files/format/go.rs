@@ -11,7 +11,7 @@ use crate::{
             frames::{Frames, is_of_runtime},
         },
     },
-    reader::protocol::{GoBucket, GoStats, Goroutine},
+    reader::protocol::{GoBucket, GoLabelSet, GoStats, Goroutine},
 };
 
 /// So long a text gets at most, in bytes: as Go cuts its own.
@@ -124,19 +124,34 @@ impl Text<'_> {
 
     fn goroutines(&self) -> String {
         let memory = &self.taken.memory;
-        let mut counts: HashMap<u32, usize> = HashMap::new();
+        let mut counts: HashMap<(u32, u32), usize> = HashMap::new();
         for it in &memory.goroutines {
-            *counts.entry(it.stack).or_default() += 1;
+            *counts.entry((it.stack, it.labels)).or_default() += 1;
         }
         let mut counts: Vec<_> = counts.into_iter().collect();
-        counts.sort_unstable_by_key(|&(stack, count)| (std::cmp::Reverse(count), stack));
+        counts.sort_unstable_by_key(|&(of, count)| (std::cmp::Reverse(count), of));
         let mut text = format!("goroutine profile: total {}\n", memory.goroutines.len());
-        for (stack, count) in counts {
+        for ((stack, labels), count) in counts {
             let _ = write!(text, "{count} @");
             self.addresses(&mut text, stack);
+            if let Some(labels) = self.labels(labels) {
+                let _ = writeln!(text, "# labels: {{{}}}", label_list(labels, pair));
+            }
             self.stack(&mut text, &self.expanded(stack), false);
         }
         text
+    }
+
+    /// The labels with this number.
+    fn labels(&self, number: u32) -> Option<&GoLabelSet> {
+        self.taken.memory.label_sets.get(number.checked_sub(1)? as usize)
+    }
+
+    /// Whether a dump has labels, as from Go 1.27 on.
+    fn tells_labels(&self) -> bool {
+        let minor = self.taken.memory.version.strip_prefix("go1.").unwrap_or_default();
+        let minor = minor.split(|it: char| !it.is_ascii_digit()).next().unwrap_or_default();
+        minor.parse().is_ok_and(|minor: u32| minor >= 27)
     }
 
     fn each_goroutine(&self) -> String {
@@ -162,7 +177,11 @@ impl Text<'_> {
         if it.is_locked {
             text.push_str(", locked to thread");
         }
-        text.push_str("]:\n");
+        text.push(']');
+        if let Some(labels) = self.labels(it.labels).filter(|_| self.tells_labels()) {
+            let _ = write!(text, " {{{}}}", label_list(labels, bare));
+        }
+        text.push_str(":\n");
         if it.is_moving {
             text.push_str("\tgoroutine running on other thread; stack unavailable\n");
         } else {
@@ -284,6 +303,50 @@ impl Text<'_> {
             let _ = writeln!(text, "# rprofd: {}", printable::escape(&comment));
         }
     }
+}
+
+/// Labels as Go writes them: each by itself, and sorted.
+fn label_list(set: &GoLabelSet, label: impl Fn(&str, &str) -> String) -> String {
+    let labels = set.keys.iter().zip(&set.values);
+    let mut labels: Vec<_> = labels.map(|(key, value)| label(key, value)).collect();
+    labels.sort_unstable();
+    labels.join(", ")
+}
+
+/// A label as groups have it.
+fn pair(key: &str, value: &str) -> String {
+    format!("{}:{}", quoted(key), quoted(value))
+}
+
+/// A label as dumps have it: quoted where that is needed.
+fn bare(key: &str, value: &str) -> String {
+    let shown = |text: &str| {
+        let is_plain = |it: char| it.is_ascii_alphanumeric() || matches!(it, '.' | '/' | '_');
+        if text.chars().all(is_plain) { text.to_owned() } else { quoted(text) }
+    };
+    format!("{}: {}", shown(key), shown(value))
+}
+
+/// A string as Go quotes it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for it in text.chars() {
+        match it {
+            '"' | '\\' => quoted.extend(['\\', it]),
+            '\x07' => quoted.push_str("\\a"),
+            '\x08' => quoted.push_str("\\b"),
+            '\x0b' => quoted.push_str("\\v"),
+            '\x0c' => quoted.push_str("\\f"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            _ if it < ' ' || it == '\x7f' => _ = write!(quoted, "\\x{:02x}", u32::from(it)),
+            _ if it.is_control() => _ = write!(quoted, "\\u{:04x}", u32::from(it)),
+            _ => quoted.push(it),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// The lines that Go has of it.

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Kind, Outcomes, Profile, Sample, Spent};
-use crate::reader::protocol::{GoBucket, GoMemory, GoStack};
+use super::{Kind, Labels, Outcomes, Profile, Sample, Spent, labels};
+use crate::reader::protocol::{GoBucket, GoLabelSet, GoMemory, GoStack};
 use frames::Frames;
 
 /// What was read of a process, and the names of all its addresses.
@@ -125,11 +125,14 @@ impl GoTaken {
                 }
             }
             Kind::Goroutines | Kind::Goroutineleak => {
-                for ((number, state), count) in self.groups() {
+                let sets = self.label_sets(&labels);
+                for ((number, state, set), count) in self.groups() {
                     let state = self.memory.states.get(state as usize);
                     let state = state.map_or_else(|| "".into(), |it| Arc::from(it.as_str()));
                     let number = stack(frames.of_goroutine(number));
-                    samples.push(Sample { state, ..sample(number, [count; 2]) });
+                    let own = set.checked_sub(1).and_then(|set| sets.get(set as usize));
+                    let own = Arc::clone(own.unwrap_or(&labels));
+                    samples.push(Sample { state, labels: own, ..sample(number, [count; 2]) });
                 }
             }
             _ => {
@@ -162,11 +165,21 @@ impl GoTaken {
         }
     }
 
-    /// How many goroutines have a stack and a state; in the order of stacks.
-    fn groups(&self) -> Vec<((u32, u32), i64)> {
-        let mut groups: HashMap<(u32, u32), i64> = HashMap::new();
+    /// The sets of labels that goroutines have, with those of the program.
+    fn label_sets(&self, program: &Labels) -> Vec<Labels> {
+        let sets = self.memory.label_sets.iter();
+        let of = |set: &GoLabelSet| {
+            let labels = set.keys.iter().zip(&set.values);
+            labels::of_goroutine(labels.map(|(key, value)| (&**key, &**value)))
+        };
+        sets.map(|set| labels::joined(&of(set), program)).collect()
+    }
+
+    /// How many goroutines have a stack, a state and labels; in the order of stacks.
+    fn groups(&self) -> Vec<((u32, u32, u32), i64)> {
+        let mut groups: HashMap<(u32, u32, u32), i64> = HashMap::new();
         for it in &self.memory.goroutines {
-            *groups.entry((it.stack, it.state)).or_default() += 1;
+            *groups.entry((it.stack, it.state, it.labels)).or_default() += 1;
         }
         let mut groups: Vec<_> = groups.into_iter().collect();
         groups.sort_unstable();
@@ -207,7 +220,15 @@ impl GoTaken {
     /// What else is to be known of it, as comments.
     pub(crate) fn facts(&self) -> Vec<String> {
         let GoMemory {
-            version, rate, ticks_per_second, is_measured, cycle, left_out, source, ..
+            version,
+            rate,
+            ticks_per_second,
+            is_measured,
+            cycle,
+            left_out,
+            source,
+            labels_left_out,
+            ..
         } = &self.memory;
         let mut facts = vec![format!("go={version}")];
         match self.kind {
@@ -218,6 +239,9 @@ impl GoTaken {
                 let moving = self.memory.goroutines.iter().filter(|it| it.is_moving).count();
                 if moving > 0 {
                     facts.push(format!("without_stack={moving}"));
+                }
+                if *labels_left_out > 0 {
+                    facts.push(format!("without_labels={labels_left_out}"));
                 }
             }
             _ if !source.is_empty() => facts.push(format!("source={source}")),

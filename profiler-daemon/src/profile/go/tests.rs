@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use super::*;
 use crate::{
     profile::{Function, Line, Location, sample::empty},
-    reader::protocol::{GoStack, Goroutine},
+    reader::protocol::{GoLabelSet, GoStack, Goroutine},
 };
 
 /// Places 0 to 5: an inlined function in another, that other at an address of its own, `main.main`,
@@ -118,6 +118,37 @@ fn goroutines_of_a_stack_and_state_are_one() {
     let all = names(&profile, profile.samples[0].stack);
     assert_eq!(all, ["runtime.gopark", "main.inner", "main.outer", "main.main"]);
     assert!(profile.comments.contains(&"without_stack=1".to_owned()));
+}
+
+#[test]
+fn goroutines_are_told_apart_by_their_labels() {
+    let mut taken = taken(Kind::Goroutines);
+    let set = |key: &str, value: &str| GoLabelSet {
+        keys: vec![key.to_owned(), "a".to_owned()],
+        values: vec![value.to_owned(), "\"\n\u{7f}ü".to_owned()],
+    };
+    taken.memory.label_sets = vec![set("tier", "gold"), set("pid", "1")];
+    taken.memory.goroutines[0].labels = 1;
+    taken.memory.goroutines[1].labels = 2;
+    taken.memory.goroutines[2].labels = 77;
+    taken.memory.labels_left_out = 4;
+    let profile = taken.profile();
+    let labels: Vec<_> = profile.samples.iter().map(|it| it.labels.last().cloned()).collect();
+    let label = |key: &str, value: &str| Some((key.into(), value.into()));
+    assert_eq!(labels, [label("tier", "gold"), label("go.pid", "1"), None]);
+    assert!(profile.comments.contains(&"without_labels=4".to_owned()));
+    let text = crate::files::format::go::render(&taken, 1);
+    let line = "1 @ 0x1041 0x1001 0x1051 0x1021 0x1031\n\
+                # labels: {\"a\":\"\\\"\\n\\x7fü\", \"pid\":\"1\"}\n#\t0x1000\tmain.inner";
+    assert!(text.contains(line), "{text}");
+    let dump = |version: &str| {
+        let memory = GoMemory { version: version.into(), ..taken.memory.clone() };
+        let taken = GoTaken { memory, named: taken.named.clone(), ..self::taken(Kind::Goroutines) };
+        crate::files::format::go::render(&taken, 2)
+    };
+    assert!(dump("go1.26.8").contains("goroutine 5 [chan receive]:\n"));
+    let labels = "goroutine 6 [chan receive, 2 minutes] {a: \"\\\"\\n\\x7fü\", pid: 1}:\n";
+    assert!(dump("go1.27.3").contains(labels), "{}", dump("go1.27.3"));
 }
 
 #[test]

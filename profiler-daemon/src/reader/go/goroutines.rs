@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::{
     super::protocol::{GoMemory, Goroutine},
     GoError, Stacks,
+    label_sets::LabelSets,
     layout::{self, G_BYTES, SCHED_SP},
     memory::{Deadline, Memory, Pieces, half, word, word_in},
     program::Program,
@@ -60,12 +61,14 @@ struct Seen {
     creator: u64,
     start: u64,
     parent: u64,
+    labels: u64,
     is_locked: bool,
     runs_cleanups: bool,
 }
 
-/// One that has held still, and the return addresses of its stack, if that could be read.
-type Settled = (Seen, Option<Vec<u64>>);
+/// One that has held still, the return addresses of its stack, if that could be read, and the number
+/// of its labels.
+type Settled = (Seen, Option<Vec<u64>>, u32);
 
 impl Seen {
     fn parse(g: u64, bytes: &[u8], program: &Program) -> Option<Self> {
@@ -86,6 +89,7 @@ impl Seen {
             creator: word(layout.creator)?,
             start: word(layout.start())?,
             parent: layout.parent.and_then(word).unwrap_or_default(),
+            labels: word(layout.labels as usize)?,
             is_locked: word(layout.locked_m)? != 0,
             runs_cleanups: layout
                 .runs_cleanups
@@ -107,7 +111,7 @@ impl Seen {
 
     /// Whether what its stack was read by holds.
     fn holds_as(&self, again: &Self) -> bool {
-        let key = |it: &Self| (it.goid, it.status, it.lo, it.hi, it.sp, it.pc, it.bp);
+        let key = |it: &Self| (it.goid, it.status, it.lo, it.hi, it.sp, it.pc, it.bp, it.labels);
         key(self) == key(again)
     }
 
@@ -165,6 +169,7 @@ pub(super) fn read(
     let mut states: Vec<&'static str> = Vec::new();
     let mut is_any_sound = false;
     let mut buffers = [Pieces::default(), Pieces::default()];
+    let mut labels = LabelSets::default();
     // By where goroutines began: it is the same for many.
     let mut of_system: HashMap<u64, bool> = HashMap::new();
     for part in list.chunks(PART) {
@@ -173,9 +178,10 @@ pub(super) fn read(
             if deadline.is_over() {
                 return Err(GoError::Late);
             }
+            let is_last = tries == MOST_TRIES;
             let (settled, moved) =
-                look(memory, program, &wanted, tries == MOST_TRIES, deadline, &mut buffers);
-            for (seen, frames) in settled {
+                look(memory, program, &wanted, is_last, deadline, &mut buffers, &mut labels);
+            for (seen, frames, labels) in settled {
                 is_any_sound |= seen.has_sound_stack();
                 if !seen.is_there() {
                     continue;
@@ -191,7 +197,8 @@ pub(super) fn read(
                 if number == states.len() {
                     states.push(state);
                 }
-                found.goroutines.push(told(&seen, frames, number, now_ns, &mut stacks));
+                let goroutine = told(&seen, frames, number, now_ns, &mut stacks);
+                found.goroutines.push(Goroutine { labels, ..goroutine });
             }
             wanted = moved;
             if wanted.is_empty() {
@@ -204,6 +211,7 @@ pub(super) fn read(
     }
     found.states = states.into_iter().map(str::to_owned).collect();
     stacks.give(program, found);
+    labels.give(found);
     Ok(())
 }
 
@@ -242,6 +250,7 @@ fn look(
     is_last: bool,
     deadline: Deadline,
     [structures, stacks]: &mut [Pieces; 2],
+    labels: &mut LabelSets,
 ) -> (Vec<Settled>, Vec<u64>) {
     let parse = |bytes: &[u8], g: u64| Seen::parse(g, bytes, program);
     structures.read(memory, &wanted.iter().map(|&g| (g, G_BYTES)).collect::<Vec<_>>());
@@ -268,14 +277,19 @@ fn look(
             is_read.then(|| walk(memory, program, it, below(it), bytes, deadline))
         })
         .collect();
+    let pointers: Vec<_> =
+        before.iter().map(|it| if it.is_there() { it.labels } else { 0 }).collect();
+    let labels = labels.read(memory, &program.layout, &pointers);
     structures.read(memory, &before.iter().map(|it| (it.g, G_BYTES)).collect::<Vec<_>>());
     let (mut settled, mut moved) = (Vec::new(), Vec::new());
-    for ((seen, frames), bytes) in before.into_iter().zip(frames).zip(structures.iter()) {
+    for (((seen, frames), labels), bytes) in
+        before.into_iter().zip(frames).zip(labels).zip(structures.iter())
+    {
         let Some(again) = parse(bytes, seen.g) else { continue };
         if seen.holds_as(&again) || (!seen.is_there() && !again.is_there()) {
-            settled.push((again, frames));
+            settled.push((again, frames, labels));
         } else if is_last {
-            settled.push((again, None));
+            settled.push((again, None, 0));
         } else {
             moved.push(seen.g);
         }
@@ -365,6 +379,7 @@ fn told(
         is_locked: seen.is_locked,
         is_moving,
         stops: seen.stops.into(),
+        labels: 0,
     }
 }
 

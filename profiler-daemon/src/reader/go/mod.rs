@@ -6,6 +6,7 @@
 
 mod buckets;
 mod goroutines;
+mod label_sets;
 pub(super) mod labels;
 mod layout;
 mod memory;

@@ -110,6 +110,23 @@ pub struct GoMemory {
     /// Where it comes from, if the runtime has not counted it: in words.
     #[prost(string, tag = "19")]
     pub source: String,
+    /// Distinct sets of labels of goroutines.
+    #[prost(message, repeated, tag = "20")]
+    pub label_sets: Vec<GoLabelSet>,
+    /// Goroutines whose labels there was no room for.
+    #[prost(uint64, tag = "21")]
+    pub labels_left_out: u64,
+}
+
+/// Labels that a program gives what it does (`pprof.Do`), sorted. What is long is cut.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GoLabelSet {
+    /// Their keys.
+    #[prost(string, repeated, tag = "1")]
+    pub keys: Vec<String>,
+    /// Their values, as many.
+    #[prost(string, repeated, tag = "2")]
+    pub values: Vec<String>,
 }
 
 /// Where the functions of a scheduler are in the program's file, as offsets in bytes, and what it
@@ -307,6 +324,9 @@ pub struct Goroutine {
     /// How often it has stopped to run, modulo 256.
     #[prost(uint32, tag = "9")]
     pub stops: u32,
+    /// Index in [`GoMemory::label_sets`], and one more, of its labels; 0: it has none.
+    #[prost(uint32, tag = "10")]
+    pub labels: u32,
 }
 
 /// How a Go program was built.
