@@ -28,6 +28,9 @@ pub mod form {
     pub const MAP: u16 = 2;
 }
 
+/// Bytes of a string's header: where it is, and its length.
+pub const STRING_BYTES: usize = 16;
+
 /// The most labels of a sample.
 pub const MAX_LABELS: usize = 10;
 
@@ -73,6 +76,8 @@ pub mod bucket {
     pub const MAP_SHIFT: u64 = 9;
     /// Where a map has the pointer to its buckets.
     pub const MAP_BUCKETS: u64 = 16;
+    /// The largest logarithm of the number of buckets of a map that is looked through.
+    pub const MAX_SHIFT: u8 = 2;
 }
 
 const _: () = assert!(LABEL_WORDS == 16 && size_of::<Labels>() == 12);

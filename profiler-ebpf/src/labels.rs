@@ -14,18 +14,14 @@ use aya_ebpf::{
 };
 use profiler_ebpf::{
     config::{Config, Control},
-    go::{KEY_BYTES, LABEL_WORDS, Labels, MAX_LABELS, VALUE_BYTES, bucket, form},
+    go::{KEY_BYTES, LABEL_WORDS, Labels, MAX_LABELS, STRING_BYTES, VALUE_BYTES, bucket, form},
     record::{self, Kind, MAX_USER_FRAMES, Sample},
     stack_id::StackId,
 };
 
 use crate::{maps::Scratch, registers, stacks};
 
-/// Bytes of a string's header: where it is, and its length.
-const STRING: u64 = 16;
-
-/// The largest logarithm of the number of buckets of a map that is looked through.
-const MAX_SHIFT: u8 = 2;
+const STRING: u64 = STRING_BYTES as u64;
 
 /// What the steps share.
 #[repr(C)]
@@ -93,7 +89,7 @@ fn find(config: &Config, task: *mut task_struct, at: &Labels) -> Option<(u64, u3
     let shift: u8 = read(first.wrapping_add(bucket::MAP_SHIFT))?;
     let buckets: u64 = read(first.wrapping_add(bucket::MAP_BUCKETS))?;
     // Of each bucket, and of one more that it may have filled up.
-    Some((buckets, (2 * bucket::ENTRIES as u32) << shift.min(MAX_SHIFT)))
+    Some((buckets, (2 * bucket::ENTRIES as u32) << shift.min(bucket::MAX_SHIFT)))
 }
 
 /// Takes one label; 1 ends it.

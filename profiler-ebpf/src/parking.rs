@@ -241,25 +241,27 @@ impl Watched {
         if waiting_bytes() >= u64::from(control.crowded_bytes) {
             return None;
         }
+        // SAFETY: the helper has no arguments; its result is the current task.
+        let task_btf = unsafe { bpf_get_current_task_btf() };
+        let task = Task(task_btf.cast_const().cast());
+        let config = config_in_place();
+        let start_ns = task.process_start_ns(config)?;
+        let exec_id = task.exec_id(config)?;
         // One program at a time has it: another thread's may run here before this is over.
         let busy = &raw mut space.scratch.busy;
         // SAFETY: an aligned word of this CPU's element.
         if unsafe { exchange(busy, 1) } != 0 {
             return None;
         }
-        // SAFETY: the helper has no arguments; its result is the current task.
-        let task_btf = unsafe { bpf_get_current_task_btf() };
-        let task = Task(task_btf.cast_const().cast());
-        let config = config_in_place();
         space.wait = GoWait {
             sample: Sample {
                 kind: kind as u32,
                 epoch: control.epoch,
                 time_ns: now_ns,
-                start_ns: task.process_start_ns(config).unwrap_or_default(),
+                start_ns,
                 pid: self.pid,
                 tid: self.pid,
-                exec_id: task.exec_id(config).unwrap_or_default(),
+                exec_id,
                 // SAFETY: the helper has no arguments.
                 cpu: unsafe { bpf_get_smp_processor_id() },
                 ..Sample::default()

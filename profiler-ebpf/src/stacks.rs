@@ -35,18 +35,18 @@ pub(crate) fn kernel(
         return;
     }
     let frames = (bytes as usize / 8).min(MAX_KERNEL_FRAMES);
-    let id = hash_words(config.seed, frames, scratch);
+    let id = hash_frames(config.seed, frames, scratch);
     sample.kernel_stack = id.id();
     sample.kernel_check = id.check();
     send_stack(control, &id, frames, sample, scratch);
 }
 
-/// Hashes so many words where the frames are.
+/// Hashes so many frames.
 #[inline(always)]
-pub(crate) fn hash_words(seed: u64, words: usize, scratch: &Scratch) -> StackId {
+fn hash_frames(seed: u64, frames: usize, scratch: &Scratch) -> StackId {
     let mut context = HashContext { id: StackId::new(seed), scratch: &raw const *scratch };
     // SAFETY: `hash` takes what it is given here, which outlives the call.
-    unsafe { bpf_loop(words as u32, hash as *mut c_void, (&raw mut context).cast(), 0) };
+    unsafe { bpf_loop(frames as u32, hash as *mut c_void, (&raw mut context).cast(), 0) };
     context.id
 }
 
@@ -57,9 +57,9 @@ struct HashContext {
     scratch: *const Scratch,
 }
 
-/// Hashes one word.
+/// Hashes one of them.
 unsafe extern "C" fn hash(index: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `hash_words` passes a `HashContext`.
+    // SAFETY: `hash_frames` passes a `HashContext`.
     let context = unsafe { &mut *context.cast::<HashContext>() };
     // SAFETY: `scratch` is this CPU's element, which `busy` keeps for us.
     let frame = unsafe { (*context.scratch).frames[index as usize & (MAX_USER_FRAMES - 1)] };

@@ -85,7 +85,7 @@ pub struct Thread {
 impl Thread {
     /// When it got the CPU that it has at `now_ns`, if nobody told: a kernel may leave a switch out, as
     /// that from a thread that it hides. It is taken to have had it since it was woken, and where that
-    /// is not known, for no time.
+    /// is not known, for no time. What ended then is told late: a recording may be over that it was of.
     #[inline(always)]
     pub const fn unseen_arrival(&self, now_ns: u64) -> Option<u64> {
         if self.state == State::Running as u32 {

@@ -121,7 +121,7 @@ func (l *lock) wait() { l.Lock() }
 //
 //go:noinline
 func labelled() {
-	for _, labels := range [][]string{{"tier", "gold", "handler", "checkout"}, {"text", "a \"b\": {c}", "empty", ""}} {
+	for _, labels := range [][]string{{"tier", "gold", "handler", "checkout"}, {"text", "a \"b\": {c} ü\x7f\u202e", "empty", ""}} {
 		for n := 0; n < 2; n++ {
 			set := pprof.Labels(labels...)
 			go func() {

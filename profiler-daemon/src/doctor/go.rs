@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::{cgroup::Limits, reader::protocol::GoBuild};
+use crate::{
+    cgroup::Limits,
+    reader::protocol::{GoBuild, go_minor},
+};
 
 /// The first Go 1.x whose runtime follows its cgroup's CPU limit by itself.
 const FOLLOWS_FROM: u32 = 25;
@@ -204,9 +207,7 @@ impl Settings {
 
 /// The 25 of `go1.25.3`, of `devel go1.25-…` and of their kin.
 fn minor(version: &str) -> Option<u32> {
-    let (_, behind) = version.split_once("go1.")?;
-    let end = behind.find(|c: char| !c.is_ascii_digit()).unwrap_or(behind.len());
-    behind[..end].parse().ok()
+    go_minor(&version[version.find("go1.")?..])
 }
 
 /// What turns [`FOLLOW_SETTING`] off: the environment has the last word, and of several settings in

@@ -127,7 +127,7 @@ impl Looks {
         if self.others.get(&key).is_some_and(|at| at.elapsed() < OTHERS_EVERY) {
             return Duration::ZERO;
         }
-        let read = go::read(&self.orders, None, process.pid, GoWhat::Goroutines).await;
+        let read = go::read(&self.orders, None, process.pid, GoWhat::BareGoroutines).await;
         let memory = match read {
             Ok(Ok(memory)) if memory.refusal.is_empty() => memory,
             Ok(Ok(memory)) if memory.is_other => {

@@ -38,7 +38,7 @@ pub(super) async fn measured(
     let mut failures = 0;
     loop {
         let begun = Instant::now();
-        let read = go::read(orders, viewer, pid, GoWhat::Goroutines).await?;
+        let read = go::read(orders, viewer, pid, GoWhat::BareGoroutines).await?;
         let read = read.and_then(|memory| match memory.refusal.is_empty() {
             true => Ok(memory),
             false => Err(memory.refusal),

@@ -45,7 +45,7 @@ mod names;
 pub use files::{FileInfo, FileKey, NamesFrom, Open, Segment};
 pub use go::{
     GO_WAITS, GoBucket, GoBuild, GoLabelSet, GoLabels, GoMemory, GoRead, GoScheduler, GoStack,
-    GoStats, GoWhat, Goroutine,
+    GoStats, GoWhat, Goroutine, go_minor,
 };
 pub use names::{FrameNames, NameFile, NameKernel, NameLine, NamePerfMap, Names};
 

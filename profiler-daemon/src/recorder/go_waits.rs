@@ -166,9 +166,8 @@ impl GoWaits {
         let (kind, first) =
             if kind == RecordKind::GoMutex { (Kind::Mutex, 1) } else { (Kind::Block, 0) };
         let sample = &wait.sample;
-        let exec_id = *watched.exec_id.get_or_insert(sample.exec_id);
         let is_of_it = table.life(watched.life).is_some_and(|it| it.started_at(sample.start_ns));
-        if !is_of_it || sample.exec_id != exec_id {
+        if !is_of_it || sample.exec_id != *watched.exec_id.get_or_insert(sample.exec_id) {
             return;
         }
         let frames = raw.get(sample.epoch, sample.user_stack, sample.user_check);
@@ -482,9 +481,10 @@ mod tests {
         let mut waits = GoWaits { watched: HashMap::from([(7, watched)]), generation: 1 };
         let mut raw = RawStacks::default();
         raw.add(&StackHeader { id: 5, check: 6, frames: 2, ..StackHeader::default() }, &[1, 2]);
-        for start_ns in [4_127_321_339_493, 4_927_321_339_493] {
-            let sample =
-                Sample { pid: 7, start_ns, user_stack: 5, user_check: 6, ..Sample::default() };
+        // The first one is of another process, which had the pid before.
+        for (start_ns, exec_id) in [(3_927_321_339_493, 1), (4_127_321_339_493, 2)] {
+            let sample = Sample { pid: 7, start_ns, exec_id, ..Sample::default() };
+            let sample = Sample { user_stack: 5, user_check: 6, ..sample };
             let wait = GoWait { sample, ..wait(10, 1) };
             waits.take(RecordKind::GoBlock, &wait, &mut raw, &table);
         }

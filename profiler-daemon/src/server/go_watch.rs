@@ -174,7 +174,7 @@ async fn look(app: &App, process: &Process) {
         Ok(Ok(memory)) if memory.refusal.is_empty() => Some(memory),
         _ => None,
     };
-    let memory = read(GoWhat::Goroutines).await;
+    let memory = read(GoWhat::BareGoroutines).await;
     let suspects = app.with_go(|watch| watch.looked(process, memory.as_ref(), Instant::now()));
     if memory.is_some() {
         let stats = read(GoWhat::Counts).await.and_then(|counts| counts.stats);

@@ -11,7 +11,7 @@ use crate::{
             frames::{Frames, is_of_runtime},
         },
     },
-    reader::protocol::{GoBucket, GoLabelSet, GoStats, Goroutine},
+    reader::protocol::{GoBucket, GoLabelSet, GoStats, Goroutine, go_minor},
 };
 
 /// So long a text gets at most, in bytes: as Go cuts its own.
@@ -135,7 +135,7 @@ impl Text<'_> {
             let _ = write!(text, "{count} @");
             self.addresses(&mut text, stack);
             if let Some(labels) = self.labels(labels) {
-                let _ = writeln!(text, "# labels: {{{}}}", label_list(labels, pair));
+                let _ = writeln!(text, "# labels: {{{}}}", groups_labels(labels));
             }
             self.stack(&mut text, &self.expanded(stack), false);
         }
@@ -149,9 +149,7 @@ impl Text<'_> {
 
     /// Whether a dump has labels, as from Go 1.27 on.
     fn tells_labels(&self) -> bool {
-        let minor = self.taken.memory.version.strip_prefix("go1.").unwrap_or_default();
-        let minor = minor.split(|it: char| !it.is_ascii_digit()).next().unwrap_or_default();
-        minor.parse().is_ok_and(|minor: u32| minor >= 27)
+        go_minor(&self.taken.memory.version).is_some_and(|minor| minor >= 27)
     }
 
     fn each_goroutine(&self) -> String {
@@ -179,7 +177,7 @@ impl Text<'_> {
         }
         text.push(']');
         if let Some(labels) = self.labels(it.labels).filter(|_| self.tells_labels()) {
-            let _ = write!(text, " {{{}}}", label_list(labels, bare));
+            let _ = write!(text, " {{{}}}", dumps_labels(labels));
         }
         text.push_str(":\n");
         if it.is_moving {
@@ -305,44 +303,73 @@ impl Text<'_> {
     }
 }
 
-/// Labels as Go writes them: each by itself, and sorted.
-fn label_list(set: &GoLabelSet, label: impl Fn(&str, &str) -> String) -> String {
+/// Labels as Go writes them in groups.
+fn groups_labels(set: &GoLabelSet) -> String {
     let labels = set.keys.iter().zip(&set.values);
-    let mut labels: Vec<_> = labels.map(|(key, value)| label(key, value)).collect();
+    let quoted = |text: &str| quoted(text, is_printable, &ESCAPES, '\x7f');
+    let mut labels: Vec<_> =
+        labels.map(|(key, value)| format!("{}:{}", quoted(key), quoted(value))).collect();
     labels.sort_unstable();
     labels.join(", ")
 }
 
-/// A label as groups have it.
-fn pair(key: &str, value: &str) -> String {
-    format!("{}:{}", quoted(key), quoted(value))
-}
-
-/// A label as dumps have it: quoted where that is needed.
-fn bare(key: &str, value: &str) -> String {
+/// Labels as its runtime writes them in dumps: quoted where that is needed, in the order of their keys.
+fn dumps_labels(set: &GoLabelSet) -> String {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || matches!(it, '.' | '/' | '_');
     let shown = |text: &str| {
-        let is_plain = |it: char| it.is_ascii_alphanumeric() || matches!(it, '.' | '/' | '_');
-        if text.chars().all(is_plain) { text.to_owned() } else { quoted(text) }
+        if text.chars().all(is_plain) {
+            text.to_owned()
+        } else {
+            quoted(text, |it| (' '..='~').contains(&it), &ESCAPES[..3], ' ')
+        }
     };
-    format!("{}: {}", shown(key), shown(value))
+    let labels = set.keys.iter().zip(&set.values);
+    let labels: Vec<_> =
+        labels.map(|(key, value)| format!("{}: {}", shown(key), shown(value))).collect();
+    labels.join(", ")
 }
 
-/// A string as Go quotes it.
-fn quoted(text: &str) -> String {
+/// What has an escape of its own in groups (`strconv.Quote`); in dumps (`printquoted` of the runtime)
+/// the first three.
+const ESCAPES: [(char, char); 7] = [
+    ('\n', 'n'),
+    ('\r', 'r'),
+    ('\t', 't'),
+    ('\x07', 'a'),
+    ('\x08', 'b'),
+    ('\x0b', 'v'),
+    ('\x0c', 'f'),
+];
+
+/// Whether Go takes a character for one that can be shown.
+fn is_printable(it: char) -> bool {
+    // Behind another one, what belongs to that is not escaped.
+    it.is_ascii() && !it.is_ascii_control() || format!("a{it}").escape_debug().nth(1) == Some(it)
+}
+
+/// A string as Go quotes it. What is not kept is escaped; `short`: with two digits, as those below the
+/// space.
+fn quoted(
+    text: &str,
+    is_kept: impl Fn(char) -> bool,
+    escapes: &[(char, char)],
+    short: char,
+) -> String {
     let mut quoted = String::from('"');
     for it in text.chars() {
-        match it {
-            '"' | '\\' => quoted.extend(['\\', it]),
-            '\x07' => quoted.push_str("\\a"),
-            '\x08' => quoted.push_str("\\b"),
-            '\x0b' => quoted.push_str("\\v"),
-            '\x0c' => quoted.push_str("\\f"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            _ if it < ' ' || it == '\x7f' => _ = write!(quoted, "\\x{:02x}", u32::from(it)),
-            _ if it.is_control() => _ = write!(quoted, "\\u{:04x}", u32::from(it)),
-            _ => quoted.push(it),
+        let number = u32::from(it);
+        if matches!(it, '"' | '\\') {
+            quoted.extend(['\\', it]);
+        } else if is_kept(it) {
+            quoted.push(it);
+        } else if let Some((_, escape)) = escapes.iter().find(|(of, _)| *of == it) {
+            quoted.extend(['\\', *escape]);
+        } else if it < ' ' || it == short {
+            let _ = write!(quoted, "\\x{number:02x}");
+        } else if number < 0x1_0000 {
+            let _ = write!(quoted, "\\u{number:04x}");
+        } else {
+            let _ = write!(quoted, "\\U{number:08x}");
         }
     }
     quoted.push('"');

@@ -125,7 +125,7 @@ fn goroutines_are_told_apart_by_their_labels() {
     let mut taken = taken(Kind::Goroutines);
     let set = |key: &str, value: &str| GoLabelSet {
         keys: vec![key.to_owned(), "a".to_owned()],
-        values: vec![value.to_owned(), "\"\n\u{7f}ü".to_owned()],
+        values: vec![value.to_owned(), "\"\n\x07\u{7f}ü\u{202e}😀".to_owned()],
     };
     taken.memory.label_sets = vec![set("tier", "gold"), set("pid", "1")];
     taken.memory.goroutines[0].labels = 1;
@@ -139,7 +139,7 @@ fn goroutines_are_told_apart_by_their_labels() {
     assert!(profile.comments.contains(&"without_labels=4".to_owned()));
     let text = crate::files::format::go::render(&taken, 1);
     let line = "1 @ 0x1041 0x1001 0x1051 0x1021 0x1031\n\
-                # labels: {\"a\":\"\\\"\\n\\x7fü\", \"pid\":\"1\"}\n#\t0x1000\tmain.inner";
+                # labels: {\"a\":\"\\\"\\n\\a\\x7fü\\u202e😀\", \"pid\":\"1\"}\n#\t0x1000\tmain.inner";
     assert!(text.contains(line), "{text}");
     let dump = |version: &str| {
         let memory = GoMemory { version: version.into(), ..taken.memory.clone() };
@@ -147,7 +147,7 @@ fn goroutines_are_told_apart_by_their_labels() {
         crate::files::format::go::render(&taken, 2)
     };
     assert!(dump("go1.26.8").contains("goroutine 5 [chan receive]:\n"));
-    let labels = "goroutine 6 [chan receive, 2 minutes] {a: \"\\\"\\n\\x7fü\", pid: 1}:\n";
+    let labels = "goroutine 6 [chan receive, 2 minutes] {pid: 1, a: \"\\\"\\n\\x07\\u007f\\u00fc\\u202e\\U0001f600\"}:\n";
     assert!(dump("go1.27.3").contains(labels), "{}", dump("go1.27.3"));
 }
 

@@ -67,8 +67,8 @@ struct Seen {
 }
 
 /// One that has held still, the return addresses of its stack, if that could be read, and the number
-/// of its labels.
-type Settled = (Seen, Option<Vec<u64>>, u32);
+/// of its labels: [`LabelSets::read`].
+type Settled = (Seen, Option<Vec<u64>>, Option<u32>);
 
 impl Seen {
     fn parse(g: u64, bytes: &[u8], program: &Program) -> Option<Self> {
@@ -148,7 +148,7 @@ impl Seen {
     }
 }
 
-/// Reads all into `found`. `now_ns`: the clock that the runtime has (`CLOCK_MONOTONIC`), in
+/// Reads all into `found`, their labels if they are wanted. `now_ns`: the clock that the runtime has (`CLOCK_MONOTONIC`), in
 /// nanoseconds.
 ///
 /// # Errors
@@ -158,6 +158,7 @@ pub(super) fn read(
     memory: &impl Memory,
     program: &Program,
     now_ns: u64,
+    with_labels: bool,
     deadline: Deadline,
     found: &mut GoMemory,
 ) -> Result<(), GoError> {
@@ -169,7 +170,7 @@ pub(super) fn read(
     let mut states: Vec<&'static str> = Vec::new();
     let mut is_any_sound = false;
     let mut buffers = [Pieces::default(), Pieces::default()];
-    let mut labels = LabelSets::default();
+    let mut labels = with_labels.then(LabelSets::default);
     // By where goroutines began: it is the same for many.
     let mut of_system: HashMap<u64, bool> = HashMap::new();
     for part in list.chunks(PART) {
@@ -180,7 +181,7 @@ pub(super) fn read(
             }
             let is_last = tries == MOST_TRIES;
             let (settled, moved) =
-                look(memory, program, &wanted, is_last, deadline, &mut buffers, &mut labels);
+                look(memory, program, &wanted, is_last, deadline, &mut buffers, labels.as_mut());
             for (seen, frames, labels) in settled {
                 is_any_sound |= seen.has_sound_stack();
                 if !seen.is_there() {
@@ -197,8 +198,9 @@ pub(super) fn read(
                 if number == states.len() {
                     states.push(state);
                 }
-                let goroutine = told(&seen, frames, number, now_ns, &mut stacks);
-                found.goroutines.push(Goroutine { labels, ..goroutine });
+                found.labels_left_out += u64::from(labels.is_none());
+                let labels = labels.unwrap_or_default();
+                found.goroutines.push(told(&seen, frames, number, labels, now_ns, &mut stacks));
             }
             wanted = moved;
             if wanted.is_empty() {
@@ -211,7 +213,9 @@ pub(super) fn read(
     }
     found.states = states.into_iter().map(str::to_owned).collect();
     stacks.give(program, found);
-    labels.give(found);
+    if let Some(labels) = labels {
+        labels.give(found);
+    }
     Ok(())
 }
 
@@ -250,9 +254,13 @@ fn look(
     is_last: bool,
     deadline: Deadline,
     [structures, stacks]: &mut [Pieces; 2],
-    labels: &mut LabelSets,
+    labels: Option<&mut LabelSets>,
 ) -> (Vec<Settled>, Vec<u64>) {
-    let parse = |bytes: &[u8], g: u64| Seen::parse(g, bytes, program);
+    let with_labels = labels.is_some();
+    let parse = |bytes: &[u8], g: u64| {
+        let seen = Seen::parse(g, bytes, program)?;
+        Some(if with_labels { seen } else { Seen { labels: 0, ..seen } })
+    };
     structures.read(memory, &wanted.iter().map(|&g| (g, G_BYTES)).collect::<Vec<_>>());
     let before: Vec<Seen> =
         structures.iter().zip(wanted).filter_map(|(bytes, &g)| parse(bytes, g)).collect();
@@ -279,7 +287,10 @@ fn look(
         .collect();
     let pointers: Vec<_> =
         before.iter().map(|it| if it.is_there() { it.labels } else { 0 }).collect();
-    let labels = labels.read(memory, &program.layout, &pointers);
+    let labels = match labels {
+        Some(labels) => labels.read(memory, &program.layout, &pointers),
+        None => vec![Some(0); pointers.len()],
+    };
     structures.read(memory, &before.iter().map(|it| (it.g, G_BYTES)).collect::<Vec<_>>());
     let (mut settled, mut moved) = (Vec::new(), Vec::new());
     for (((seen, frames), labels), bytes) in
@@ -289,7 +300,8 @@ fn look(
         if seen.holds_as(&again) || (!seen.is_there() && !again.is_there()) {
             settled.push((again, frames, labels));
         } else if is_last {
-            settled.push((again, None, 0));
+            let labels = (again.labels == 0).then_some(0);
+            settled.push((again, None, labels));
         } else {
             moved.push(seen.g);
         }
@@ -362,6 +374,7 @@ fn told(
     seen: &Seen,
     frames: Option<Vec<u64>>,
     state: usize,
+    labels: u32,
     now_ns: u64,
     stacks: &mut Stacks,
 ) -> Goroutine {
@@ -379,7 +392,7 @@ fn told(
         is_locked: seen.is_locked,
         is_moving,
         stops: seen.stops.into(),
-        labels: 0,
+        labels,
     }
 }
 

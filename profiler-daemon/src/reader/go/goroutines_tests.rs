@@ -86,7 +86,7 @@ fn put_stack(memory: &Fake, goid: u64, words: &[(u64, u64)]) {
 fn found(memory: &Fake) -> Result<GoMemory, GoError> {
     let mut found = GoMemory::default();
     let deadline = Deadline::after(Duration::from_secs(1), Duration::from_secs(3));
-    read(memory, &program("go1.26.0"), 61_000_001_000, deadline, &mut found).map(|()| found)
+    read(memory, &program("go1.26.0"), 61_000_001_000, true, deadline, &mut found).map(|()| found)
 }
 
 fn frames(found: &GoMemory, number: usize) -> Vec<u64> {
@@ -142,6 +142,7 @@ fn old_runtimes_note_no_frame_pointer_in_system_calls() {
         &memory,
         &program,
         0,
+        true,
         Deadline::after(Duration::from_secs(1), Duration::from_secs(3)),
         &mut all,
     )
@@ -170,6 +171,34 @@ fn what_moves_meanwhile_is_read_again_and_then_marked() {
     let all = found(&memory).unwrap();
     assert!(all.goroutines[0].is_moving);
     assert_eq!(frames(&all, 0), [0x100]);
+}
+
+/// A goroutine that takes other labels while it is looked at has those.
+#[test]
+fn labels_that_change_meanwhile_are_read_again() {
+    let (g, words) = one();
+    let mut memory = memory(&[g]);
+    put_stack(&memory, 1, &words);
+    let at = program("go1.26.0").layout.labels as usize;
+    for (set, text) in [(0x7000_u64, b"old"), (0x7100, b"new")] {
+        memory.put_words(set, &[set + 0x10, 1, set + 0x40, 3, set + 0x40, 3]);
+        memory.put(set + 0x40, text);
+    }
+    // Right before it is looked at the second time.
+    memory.change = Some(Box::new(move |reads, pieces| {
+        let set: u64 = if reads < 10 { 0x7000 } else { 0x7100 };
+        pieces.get_mut(&0x100_0000).unwrap()[at..at + 8].copy_from_slice(&set.to_le_bytes());
+    }));
+    let all = found(&memory).unwrap();
+    assert_eq!((all.goroutines[0].labels, all.labels_left_out), (2, 0));
+    let told: Vec<_> = all.label_sets.iter().map(|it| &*it.values[0]).collect();
+    assert_eq!(told, ["old", "new"]);
+    memory.reads.set(0);
+    memory.change = None;
+    let mut bare = GoMemory::default();
+    let deadline = Deadline::after(Duration::from_secs(1), Duration::from_secs(3));
+    read(&memory, &program("go1.26.0"), 0, false, deadline, &mut bare).unwrap();
+    assert_eq!((bare.goroutines[0].labels, bare.label_sets.len(), memory.reads.get()), (0, 0, 6));
 }
 
 #[test]

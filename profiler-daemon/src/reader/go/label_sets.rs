@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use profiler_ebpf::go::bucket;
+use profiler_ebpf::go::{
+    STRING_BYTES,
+    bucket::{self, MAX_SHIFT},
+};
 
 use super::{
     super::protocol::{GoLabelSet, GoMemory},
@@ -16,17 +19,19 @@ const MOST_LABELS: usize = 16;
 /// So much of a key, or a value, is read.
 const MOST_TEXT_BYTES: u64 = 256;
 
-/// So much do all distinct sets take at most.
-const MOST_BYTES: usize = 4 << 20;
-
-/// Bytes of a string's header: where it is, and its length.
-const STRING: usize = 16;
+/// So much do all distinct sets take at most, about: each is there twice.
+const MOST_BYTES: usize = 8 << 20;
+const SET_BYTES: usize = 200;
+const LABEL_BYTES: usize = 100;
 
 /// What is read of a map: up to the pointer to its buckets.
 const MAP_BYTES: usize = bucket::MAP_BUCKETS as usize + 8;
 
-/// The largest logarithm of the number of buckets of a map that is looked through.
-const MAX_SHIFT: u8 = 2;
+/// Headers of the strings of one set; `None`: they cannot be read.
+type Headers = Option<Vec<[Text; 2]>>;
+
+/// Labels, sorted.
+type Set = Vec<(String, String)>;
 
 /// The header of a string as it was read.
 #[derive(Clone, Copy)]
@@ -66,106 +71,97 @@ impl Text {
 pub(super) struct LabelSets {
     sets: Vec<GoLabelSet>,
     /// Numbers of sets, from 1 on, by their labels.
-    ids: HashMap<Vec<(String, String)>, u32>,
+    ids: HashMap<Set, u32>,
     bytes: usize,
-    /// Goroutines whose labels there was no room for.
-    left_out: u64,
     pieces: [Pieces; 2],
 }
 
 impl LabelSets {
-    /// The numbers of the labels, from 1 on, that are where `pointers` point; 0: none, or they cannot be
-    /// read. What a pointer points to is read anew with each call: memory is used again.
+    /// The numbers of the labels, from 1 on, that are where `pointers` point; 0: there are none. `None`:
+    /// they cannot be read, or there is no room for them. What a pointer points to is read anew with
+    /// each call: memory is used again.
     pub(super) fn read(
         &mut self,
         memory: &impl Memory,
         layout: &Layout,
         pointers: &[u64],
-    ) -> Vec<u32> {
+    ) -> Vec<Option<u32>> {
         let mut distinct: Vec<u64> = pointers.iter().copied().filter(|it| *it != 0).collect();
         if distinct.is_empty() {
-            return vec![0; pointers.len()];
+            return vec![Some(0); pointers.len()];
         }
         distinct.sort_unstable();
         distinct.dedup();
-        let texts = if layout.labels_are_map {
+        let headers = if layout.labels_are_map {
             self.of_maps(memory, &distinct)
         } else {
             self.of_slices(memory, &distinct)
         };
-        let sets = self.with_texts(memory, &texts);
-        let mut numbers: HashMap<u64, u32> = HashMap::new();
-        for (pointer, labels) in distinct.into_iter().zip(sets) {
-            let number = self.add(labels).unwrap_or_else(|| {
-                self.left_out += pointers.iter().filter(|it| **it == pointer).count() as u64;
-                0
-            });
-            numbers.insert(pointer, number);
-        }
-        pointers.iter().map(|it| numbers.get(it).copied().unwrap_or_default()).collect()
+        let sets = self.with_texts(memory, &headers);
+        let numbers = sets.into_iter().map(|set| self.add(set?));
+        let numbers: HashMap<u64, Option<u32>> = distinct.into_iter().zip(numbers).collect();
+        pointers.iter().map(|it| numbers.get(it).copied().unwrap_or(Some(0))).collect()
     }
 
-    /// Sets of labels, sorted, whose strings have these headers.
-    fn with_texts(
-        &mut self,
-        memory: &impl Memory,
-        sets: &[Vec<[Text; 2]>],
-    ) -> Vec<Vec<(String, String)>> {
+    /// The sets whose strings have these headers.
+    fn with_texts(&mut self, memory: &impl Memory, sets: &[Headers]) -> Vec<Option<Set>> {
         let [pieces, _] = &mut self.pieces;
-        let ranges: Vec<_> = sets.iter().flatten().flatten().map(|text| text.range()).collect();
-        pieces.read(memory, &ranges);
+        let texts = sets.iter().flatten().flatten().flatten();
+        pieces.read(memory, &texts.map(|text| text.range()).collect::<Vec<_>>());
         let mut read = pieces.iter();
-        let mut labels_of = |texts: &Vec<[Text; 2]>| {
+        let mut set_of = |texts: &Headers| -> Option<Set> {
             // Both are taken from what was read, also of one that cannot be.
-            let labels =
-                texts.iter().map(|[key, value]| (key.of(read.next()), value.of(read.next())));
-            let mut labels: Vec<_> = labels.filter_map(|(key, value)| key.zip(value)).collect();
+            let labels = texts.as_ref()?.iter().map(|[key, value]| {
+                let (key, value) = (key.of(read.next()), value.of(read.next()));
+                key.zip(value)
+            });
+            let labels: Vec<_> = labels.collect();
+            let mut labels: Set = labels.into_iter().collect::<Option<_>>()?;
             labels.sort_unstable();
-            labels
+            Some(labels)
         };
-        sets.iter().map(&mut labels_of).collect()
+        sets.iter().map(&mut set_of).collect()
     }
 
-    /// The headers of the strings of slices of pairs.
-    fn of_slices(&mut self, memory: &impl Memory, sets: &[u64]) -> Vec<Vec<[Text; 2]>> {
+    /// Of slices of pairs.
+    fn of_slices(&mut self, memory: &impl Memory, sets: &[u64]) -> Vec<Headers> {
         let [headers, arrays] = &mut self.pieces;
-        headers.read(memory, &sets.iter().map(|&it| (it, STRING)).collect::<Vec<_>>());
-        let ranges: Vec<_> = headers
-            .iter()
-            .map(|header| match (word_in(header, 0), word_in(header, 8)) {
-                (Some(start), Some(count)) => {
-                    (start, count.min(MOST_LABELS as u64) as usize * 2 * STRING)
-                }
-                _ => (0, 0),
-            })
-            .collect();
-        arrays.read(memory, &ranges);
-        let pairs = |array: &[u8]| -> Vec<[Text; 2]> {
-            let pairs = array.chunks_exact(2 * STRING);
-            pairs.filter_map(|it| Some([Text::parse(it, 0)?, Text::parse(it, STRING)?])).collect()
+        headers.read(memory, &sets.iter().map(|&it| (it, STRING_BYTES)).collect::<Vec<_>>());
+        let array = |header: &[u8]| {
+            let (start, count) = (word_in(header, 0)?, word_in(header, 8)?);
+            Some((start, count.min(MOST_LABELS as u64) as usize * 2 * STRING_BYTES))
         };
-        arrays.iter().map(pairs).collect()
+        let ranges: Vec<_> = headers.iter().map(array).collect();
+        let wanted: Vec<_> = ranges.iter().map(|it| it.unwrap_or((0, 0))).collect();
+        arrays.read(memory, &wanted);
+        let pairs = |(array, range): (&[u8], Option<(u64, usize)>)| -> Headers {
+            let (_, bytes) = range.filter(|(_, bytes)| array.len() == *bytes)?;
+            let pairs = array[..bytes].chunks_exact(2 * STRING_BYTES);
+            pairs.map(|it| Some([Text::parse(it, 0)?, Text::parse(it, STRING_BYTES)?])).collect()
+        };
+        arrays.iter().zip(ranges).map(pairs).collect()
     }
 
-    /// The same of maps, as Go had them until 1.23.
-    fn of_maps(&mut self, memory: &impl Memory, sets: &[u64]) -> Vec<Vec<[Text; 2]>> {
+    /// Of maps, as Go had them until 1.23.
+    fn of_maps(&mut self, memory: &impl Memory, sets: &[u64]) -> Vec<Headers> {
         let [pointers, maps] = &mut self.pieces;
         pointers.read(memory, &sets.iter().map(|&it| (it, 8)).collect::<Vec<_>>());
         let ranges: Vec<_> =
             pointers.iter().map(|it| word_in(it, 0).map_or((0, 0), |at| (at, MAP_BYTES))).collect();
         maps.read(memory, &ranges);
-        maps.iter().map(|map| of_map(memory, map).unwrap_or_default()).collect()
+        maps.iter().map(|map| of_map(memory, map)).collect()
     }
 
     /// The number of a set; `None`: there is no room.
-    fn add(&mut self, labels: Vec<(String, String)>) -> Option<u32> {
+    fn add(&mut self, labels: Set) -> Option<u32> {
         if labels.is_empty() {
             return Some(0);
         }
         if let Some(&number) = self.ids.get(&labels) {
             return Some(number);
         }
-        let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
+        let of = |(key, value): &(String, String)| 2 * (key.len() + value.len()) + LABEL_BYTES;
+        let bytes = SET_BYTES + labels.iter().map(of).sum::<usize>();
         if self.bytes + bytes > MOST_BYTES {
             return None;
         }
@@ -179,11 +175,10 @@ impl LabelSets {
 
     pub(super) fn give(self, found: &mut GoMemory) {
         found.label_sets = self.sets;
-        found.labels_left_out = self.left_out;
     }
 }
 
-fn of_map(memory: &impl Memory, map: &[u8]) -> Option<Vec<[Text; 2]>> {
+fn of_map(memory: &impl Memory, map: &[u8]) -> Headers {
     let shift = (*map.get(bucket::MAP_SHIFT as usize)?).min(MAX_SHIFT);
     let start = word_in(map, bucket::MAP_BUCKETS as usize)?;
     let mut labels = Vec::new();
@@ -193,13 +188,13 @@ fn of_map(memory: &impl Memory, map: &[u8]) -> Option<Vec<[Text; 2]>> {
         for _ in 0..2 {
             let mut bytes = [0; bucket::BYTES as usize];
             if memory.read(at, &mut bytes) < bytes.len() {
-                break;
+                return None;
             }
             for entry in 0..bucket::ENTRIES as usize {
                 if bytes[entry] < bucket::LEAST_HASH || labels.len() >= MOST_LABELS {
                     continue;
                 }
-                let at = |strings: u64| strings as usize + entry * STRING;
+                let at = |strings: u64| strings as usize + entry * STRING_BYTES;
                 let key = Text::parse(&bytes, at(bucket::KEYS))?;
                 labels.push([key, Text::parse(&bytes, at(bucket::VALUES))?]);
             }
@@ -232,7 +227,7 @@ mod tests {
         memory
     }
 
-    fn read(version: &str, memory: &Fake, pointers: &[u64]) -> (Vec<u32>, GoMemory) {
+    fn read(version: &str, memory: &Fake, pointers: &[u64]) -> (Vec<Option<u32>>, GoMemory) {
         let mut sets = LabelSets::default();
         let numbers = sets.read(memory, &Layout::of(version).unwrap(), pointers);
         let mut found = GoMemory::default();
@@ -240,8 +235,8 @@ mod tests {
         (numbers, found)
     }
 
-    fn told(found: &GoMemory, number: u32) -> Vec<(&str, &str)> {
-        let set = &found.label_sets[number as usize - 1];
+    fn told(found: &GoMemory, number: Option<u32>) -> Vec<(&str, &str)> {
+        let set = &found.label_sets[number.unwrap() as usize - 1];
         set.keys.iter().zip(&set.values).map(|(key, value)| (&**key, &**value)).collect()
     }
 
@@ -249,29 +244,30 @@ mod tests {
     fn sets_are_told_once_and_sorted() {
         let memory = slices(&[("tier", "gold"), ("handler", "")], 2);
         let (numbers, found) = read("go1.26.0", &memory, &[0x1000, 0, 0x1100, 0x1000, 0x9_0000]);
-        assert_eq!((numbers[1], numbers[4], numbers[3]), (0, 0, numbers[0]));
+        assert_eq!((numbers[1], numbers[4], numbers[3]), (Some(0), None, numbers[0]));
         assert_eq!(told(&found, numbers[0]), [("handler", ""), ("tier", "gold")]);
         assert_eq!(told(&found, numbers[2]), [("tier", "gold")]);
-        assert_eq!((found.label_sets.len(), found.labels_left_out), (2, 0));
+        assert_eq!(found.label_sets.len(), 2);
     }
 
     #[test]
     fn lengths_are_not_believed() {
-        let long = "ü".repeat(200);
+        let long = "€".repeat(200);
         let labels: Vec<_> = (0..40).map(|_| (long.as_str(), "v")).collect();
         let (numbers, found) = read("go1.26.0", &slices(&labels, u64::MAX), &[0x1000]);
         let told = told(&found, numbers[0]);
         assert_eq!(told.len(), MOST_LABELS);
-        assert_eq!(told[0].0, format!("{}…", "ü".repeat(128)));
+        assert_eq!(told[0].0, format!("{}…", "€".repeat(85)));
         let memory = slices(&[("a", "b")], 1);
         memory.put_words(0x2000, &[0x4000, u64::MAX, 0x9_0000, 7]);
-        assert_eq!(read("go1.26.0", &memory, &[0x1000]).0, [0], "strings that are not there");
+        assert_eq!(read("go1.26.0", &memory, &[0x1000]).0, [None], "strings that are not there");
     }
 
     #[test]
     fn what_there_is_no_room_for_is_counted() {
         let memory = Fake::default();
-        let most = MOST_BYTES as u64 / (2 * MOST_TEXT_BYTES + 16);
+        let bytes = SET_BYTES + LABEL_BYTES + 4 * MOST_TEXT_BYTES as usize;
+        let most = (MOST_BYTES / bytes) as u64;
         let pointers: Vec<u64> = (0..most + 3).map(|number| 0x100_0000 + number * 64).collect();
         memory.put(0x4000, &[b'v'; 256]);
         for (&at, number) in pointers.iter().zip(0_u64..) {
@@ -280,27 +276,35 @@ mod tests {
             memory.put(key, format!("{number:0256}").as_bytes());
         }
         let (numbers, found) = read("go1.26.0", &memory, &pointers);
-        assert_eq!(numbers.iter().filter(|it| **it == 0).count(), 3);
-        assert_eq!((found.label_sets.len() as u64, found.labels_left_out), (most, 3));
+        assert_eq!(numbers.iter().filter(|it| it.is_none()).count(), 3);
+        assert_eq!(found.label_sets.len() as u64, most);
     }
 
     #[test]
     fn old_ones_are_maps() {
         let memory = slices(&[("tier", "gold"), ("handler", "x")], 2);
-        let mut buckets = vec![0_u64; bucket::BYTES as usize / 8];
-        buckets[0] = u64::from_le_bytes([9, 0, 200, 0, 0, 0, 0, 0]);
-        let words = [0x4000, 4, 0x4004, 4, 0x4008, 7, 0x400f, 1];
-        for (entry, label) in [0, 2].into_iter().zip(words.chunks(4)) {
+        let bucket_with = |entry: usize, label: [u64; 4], further: u64| {
+            let mut words = vec![0_u64; bucket::BYTES as usize / 8];
+            // What else has a byte of a hash is none.
+            words[0] = 1 << 40 | 200 << (8 * entry);
             let at = |strings: u64| strings as usize / 8 + entry * 2;
-            buckets[at(bucket::KEYS)..][..2].copy_from_slice(&label[..2]);
-            buckets[at(bucket::VALUES)..][..2].copy_from_slice(&label[2..]);
-        }
+            words[at(bucket::KEYS)..][..2].copy_from_slice(&label[..2]);
+            words[at(bucket::VALUES)..][..2].copy_from_slice(&label[2..]);
+            words[bucket::FURTHER as usize / 8] = further;
+            words
+        };
+        let [tier, handler] = [[0x4000, 4, 0x4004, 4], [0x4008, 7, 0x400f, 1]];
+        let [first, second] = [bucket_with(0, tier, 0x5000), bucket_with(2, handler, 0)];
         memory.put_words(0x1000, &[0x1800]);
-        memory.put_words(0x1800, &[2, 0, 0x3000]);
-        memory.put_words(0x3000, &buckets);
+        memory.put_words(0x1800, &[2, 1 << 8, 0x3000]);
+        memory.put_words(0x3000, &[first, second].concat());
+        memory.put_words(0x5000, &bucket_with(7, handler, 0));
         let (numbers, found) = read("go1.21.0", &memory, &[0x1000]);
-        assert_eq!(told(&found, numbers[0]), [("handler", "x"), ("tier", "gold")]);
+        assert_eq!(
+            told(&found, numbers[0]),
+            [("handler", "x"), ("handler", "x"), ("tier", "gold")]
+        );
         memory.put_words(0x1800, &[2, u64::MAX, u64::MAX - 64]);
-        assert_eq!(read("go1.21.0", &memory, &[0x1000]).0, [0]);
+        assert_eq!(read("go1.21.0", &memory, &[0x1000]).0, [None]);
     }
 }

@@ -1,6 +1,8 @@
 //! Where the fields of the runtime's structures are, by the version of Go: as its own debug
 //! information tells of programs for amd64 (arm64 is the same) of the last release of each version.
 
+use crate::reader::protocol::go_minor;
+
 /// Offsets in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -96,7 +98,7 @@ impl Layout {
 
     /// Of a version such as `go1.26.8` or `go1.27rc1`; `None` of those that are not known.
     pub(super) fn of(version: &str) -> Option<Self> {
-        let minor = minor(version)?;
+        let minor = go_minor(version)?;
         let shared = Self {
             sched_bp: SCHED_SP + 0x30,
             status: 0x90,
@@ -194,13 +196,6 @@ fn structures_in_use(minor: u32) -> [u64; 2] {
     };
     let further = if cfg!(target_arch = "aarch64") { further } else { 0 };
     offsets.map(|offset| offset + further)
-}
-
-/// 26 of `go1.26.8`.
-fn minor(version: &str) -> Option<u32> {
-    let digits = version.strip_prefix("go1.")?;
-    let end = digits.find(|it: char| !it.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().ok()
 }
 
 /// What goroutines wait for, in the order of the runtime's numbers, and in which versions: from one to

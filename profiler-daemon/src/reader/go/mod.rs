@@ -140,10 +140,23 @@ fn read_process(
     if let Some(stats) = &mut found.stats {
         stats.most_resident_bytes = most_resident_bytes(asked.pid);
     }
-    if prost::Message::encoded_len(&found) > MAX_REPLY_BYTES - 1024 {
-        return Err(GoError::TooMuch);
+    if !fits(&found) {
+        without_labels(&mut found);
     }
-    Ok(found)
+    if fits(&found) { Ok(found) } else { Err(GoError::TooMuch) }
+}
+
+fn fits(found: &GoMemory) -> bool {
+    prost::Message::encoded_len(found) <= MAX_REPLY_BYTES - 1024
+}
+
+/// Leaves the labels out.
+fn without_labels(found: &mut GoMemory) {
+    found.label_sets.clear();
+    for labels in found.goroutines.iter_mut().map(|it| &mut it.labels).filter(|it| **it != 0) {
+        *labels = 0;
+        found.labels_left_out += 1;
+    }
 }
 
 /// Whether the runtime has set itself up: before, its variables are as they were compiled. The first
@@ -180,8 +193,10 @@ fn read_with(
         }
         GoWhat::Block => found.rate = read("runtime.blockprofilerate")?,
         GoWhat::Mutex => found.rate = mutex_rate(memory, program)?,
-        GoWhat::Goroutines => {
-            goroutines::read(memory, program, now_ns, deadline, &mut found)?;
+        GoWhat::Goroutines | GoWhat::BareGoroutines => {
+            let with_labels = what == GoWhat::Goroutines;
+            goroutines::read(memory, program, now_ns, with_labels, deadline, &mut found)?;
+            return Ok(found);
         }
         GoWhat::Counts => {
             found.stats = stats::read(memory, program, deadline);
@@ -195,9 +210,7 @@ fn read_with(
     if matches!(what, GoWhat::Block | GoWhat::Mutex) {
         (found.ticks_per_second, found.is_measured) = ticks_per_second(memory, program, now_ns)?;
     }
-    if what != GoWhat::Goroutines {
-        buckets::read(memory, program, what, deadline, &mut found)?;
-    }
+    buckets::read(memory, program, what, deadline, &mut found)?;
     found.scales_mutexes = program.layout.scales_mutexes;
     Ok(found)
 }

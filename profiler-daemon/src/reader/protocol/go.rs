@@ -16,6 +16,8 @@ pub enum GoWhat {
     Scheduler = 4,
     /// What it has of memory, and its collector has counted.
     Counts = 5,
+    /// Goroutines without their labels.
+    BareGoroutines = 6,
 }
 
 /// Go's block profile has the waits for these, as states of goroutines have it; but a semaphore may
@@ -35,6 +37,13 @@ pub const GO_WAITS: [&str; 13] = [
     "select (durable)",
     "sync.WaitGroup.Wait (durable)",
 ];
+
+/// 26 of `go1.26.8`.
+pub fn go_minor(version: &str) -> Option<u32> {
+    let digits = version.strip_prefix("go1.")?;
+    let end = digits.find(|it: char| !it.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}
 
 /// Asks for what the Go runtime of a process keeps. Takes a second at most.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -113,7 +122,7 @@ pub struct GoMemory {
     /// Distinct sets of labels of goroutines.
     #[prost(message, repeated, tag = "20")]
     pub label_sets: Vec<GoLabelSet>,
-    /// Goroutines whose labels there was no room for.
+    /// Goroutines that have labels which could not be read, or which there was no room for.
     #[prost(uint64, tag = "21")]
     pub labels_left_out: u64,
 }
