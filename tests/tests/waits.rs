@@ -374,10 +374,9 @@ fn threads_of_a_jvm_and_the_text_of_their_stacks() {
     }
     let dir = TestDir::new("waits-jvm");
     let source = rprofd_tests::programs::source_path("Threads.java");
-    let mut java = std::process::Command::new("java");
-    let mut running = rprofd_tests::programs::Running::start(
-        java.arg(source).arg("200").stdout(std::process::Stdio::piped()),
-    );
+    let mut java = Command::new("java");
+    let mut running =
+        Running::start(java.arg(source).arg("200").stdout(std::process::Stdio::piped()));
     let mut line = String::new();
     let stdout = running.child.stdout.take().expect("a pipe");
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");

@@ -28,6 +28,9 @@ const LIMIT: Duration = Duration::from_secs(240);
 const STARTED: &str = "init: started";
 /// And before the clock is changed and the machine sleeps.
 const DISTURBED: &str = "init: disturbed";
+/// What it prints right before the machine sleeps, and right after.
+const SLEEPS: &str = "init: sleeps";
+const SLEPT: &str = "init: slept ";
 /// How long the machine is to sleep at least, in seconds, of the three that it is asked for, and how much
 /// of a program's CPU time may not be in its profile: a CPU that wakes is not sampled at once.
 const LEAST_SLEPT: f64 = 1.0;
@@ -48,7 +51,7 @@ const LACKS: [(&str, &str, &str, &str); 3] = [
 ];
 /// Boots of a kernel until one reaches the first process. Under software emulation with several
 /// CPUs a kernel now and then panics while it patches its own code at boot (`Oops: int3`), long
-/// before rprofd runs.
+/// before rprofd runs; and now and then one does not wake, but is reset, and says nothing.
 const BOOTS: usize = 4;
 /// What the last run must come to. Unwind tables are there from those before it.
 const LEAST_SAMPLES: i64 = 100;
@@ -106,8 +109,8 @@ fn build_initramfs(dir: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Boots `kernel`, again if it fails before its first process runs, and says what was profiled;
-/// `dir` keeps the files. A failure after that is rprofd's.
+/// Boots `kernel`, again if it fails before its first process runs, or ends in its sleep, and says what
+/// was profiled; `dir` keeps the files. Another failure is rprofd's.
 fn boot_until_started(kernel: &Kernel, initramfs: &Path, dir: &Path) -> Result<String> {
     fs::create_dir_all(dir)?;
     let console = dir.join("console.txt");
@@ -119,12 +122,24 @@ fn boot_until_started(kernel: &Kernel, initramfs: &Path, dir: &Path) -> Result<S
         if outcome.is_err() {
             print!("{printed}");
         }
-        if outcome.is_ok() || printed.contains(STARTED) || boots == BOOTS {
+        let failed = if !printed.contains(STARTED) {
+            "failed before its first process"
+        } else if ends_asleep(&printed) {
+            "did not wake"
+        } else {
+            return outcome;
+        };
+        if outcome.is_ok() || boots == BOOTS {
             return outcome;
         }
         boots += 1;
-        println!("{}: failed before its first process; boot {boots} of {BOOTS}", kernel.release);
+        println!("{}: {failed}; boot {boots} of {BOOTS}", kernel.release);
     }
+}
+
+/// Whether the last that a machine said is that it sleeps: a kernel that panics says more.
+fn ends_asleep(printed: &str) -> bool {
+    printed.trim_end().ends_with(SLEEPS)
 }
 
 /// Boots `kernel`, lets it run to its end, and says what was profiled.
@@ -188,7 +203,7 @@ fn check_disturbed(printed: &str) -> Result<String> {
         number.with_context(|| format!("nothing printed has {before:?}: see the console"))
     };
     ensure!(printed.contains("rprofd: status 0"), "the recording failed: see the console");
-    let (slept, used) = (seconds("init: slept ")?, seconds("init: shapes used ")?);
+    let (slept, used) = (seconds(SLEPT)?, seconds("init: shapes used ")?);
     let row = printed.lines().find(|line| line.starts_with("shapes "));
     let row: Vec<&str> = row.unwrap_or_default().split_whitespace().collect();
     let seen: f64 = row.get(3).and_then(|it| it.parse().ok()).context("no row of its program")?;
