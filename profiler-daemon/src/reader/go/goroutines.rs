@@ -148,8 +148,8 @@ impl Seen {
     }
 }
 
-/// Reads all into `found`, their labels if they are wanted. `now_ns`: the clock that the runtime has (`CLOCK_MONOTONIC`), in
-/// nanoseconds.
+/// Reads all into `found`, their labels if they are wanted. `now_ns`: the clock that the runtime has
+/// (`CLOCK_MONOTONIC`), in nanoseconds.
 ///
 /// # Errors
 ///
