@@ -5,6 +5,8 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
+    /// avma of the number of the collector's cycle, times two (`runtime.mProfCycle`); 0: not known.
+    pub cycle: u64,
     /// From the thread pointer to the pointer to what runs (`g`), on x86_64; aarch64 has that in a
     /// register.
     pub g: i32,
@@ -16,6 +18,8 @@ pub struct Labels {
     pub labels: u16,
     /// One of [`form`].
     pub form: u16,
+    /// Fills the size to a multiple of 8.
+    pub reserved: u32,
 }
 
 /// What `g.labels` points to.
@@ -80,4 +84,4 @@ pub mod bucket {
     pub const MAX_SHIFT: u8 = 2;
 }
 
-const _: () = assert!(LABEL_WORDS == 16 && size_of::<Labels>() == 12);
+const _: () = assert!(LABEL_WORDS == 16 && size_of::<Labels>() == 24);

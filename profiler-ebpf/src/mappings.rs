@@ -15,6 +15,8 @@ pub struct Process {
     pub count: u32,
     /// How many of its stacks were copied since this was published.
     pub copies: u32,
+    /// Fills the size to a multiple of 8.
+    pub reserved: u32,
     /// Where it has the labels of its goroutines.
     pub labels: Labels,
 }

@@ -43,7 +43,7 @@ pub(crate) fn kernel(
 
 /// Hashes so many frames.
 #[inline(always)]
-fn hash_frames(seed: u64, frames: usize, scratch: &Scratch) -> StackId {
+pub(crate) fn hash_frames(seed: u64, frames: usize, scratch: &Scratch) -> StackId {
     let mut context = HashContext { id: StackId::new(seed), scratch: &raw const *scratch };
     // SAFETY: `hash` takes what it is given here, which outlives the call.
     unsafe { bpf_loop(frames as u32, hash as *mut c_void, (&raw mut context).cast(), 0) };
@@ -130,6 +130,22 @@ fn send_stack(
     }
 }
 
+/// Where it is noted that something of this ID was sent, and what is noted.
+#[inline(always)]
+fn note_of(control: &Control, id: &StackId) -> Option<(*mut u64, u64)> {
+    let mark = id.id().wrapping_add(u64::from(control.epoch) << 32);
+    let slot = (id.id() >> 32) as u32 & (config::SENT - 1);
+    Some((SENT.get_ptr_mut(slot)?, mark))
+}
+
+/// Whether what this ID stands for was sent in this epoch already.
+#[inline(always)]
+pub(crate) fn is_sent(control: &Control, id: &StackId) -> bool {
+    let Some((sent, mark)) = note_of(control, id) else { return false };
+    // SAFETY: the element is one aligned word; CPUs that race for it send a stack twice.
+    unsafe { core::ptr::read_volatile(sent) == mark }
+}
+
 /// Sends so many words where the frames are, unless they were sent in this epoch already; `false`:
 /// there was no room.
 #[inline(always)]
@@ -140,10 +156,8 @@ pub(crate) fn send(
     words: usize,
     scratch: &mut Scratch,
 ) -> bool {
-    let mark = id.id().wrapping_add(u64::from(control.epoch) << 32);
-    let slot = (id.id() >> 32) as u32 & (config::SENT - 1);
-    let Some(sent) = SENT.get_ptr_mut(slot) else { return false };
-    // SAFETY: the element is one aligned word; CPUs that race for it send a stack twice.
+    let Some((sent, mark)) = note_of(control, id) else { return false };
+    // SAFETY: as in `is_sent`.
     if unsafe { core::ptr::read_volatile(sent) } == mark {
         return true;
     }

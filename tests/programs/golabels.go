@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -30,7 +31,7 @@ func build() {
 }
 
 //go:noinline
-func unlabelled() { burn(1, 500_000) }
+func unlabelled() { burn(1, 1_000_000) }
 
 func burn(at int, rounds uint64) {
 	sum := sink[at]
@@ -40,26 +41,35 @@ func burn(at int, rounds uint64) {
 	sink[at] = sum
 }
 
+//go:noinline
+func odd() { burn(0, 1_000_000) }
+
+//go:noinline
+func even() { burn(1, 1_000_000) }
+
 func main() {
 	long := strings.Repeat("x", 100)
 	do := func(work func(), labels ...string) {
 		pprof.Do(context.Background(), pprof.Labels(labels...), func(context.Context) { work() })
 	}
 	if len(os.Args) > 1 {
-		work := func() {
-			for {
-				checkout()
-			}
+		for os.Args[1] == "none" {
+			checkout()
 		}
-		if os.Args[1] == "none" {
-			work()
+		// As a server does, for each request.
+		for {
+			do(checkout, "handler", "checkout", "tier", "gold")
 		}
-		do(work, "handler", "checkout", "tier", "gold")
 	}
 	for {
 		do(checkout, "handler", "checkout", "tier", "gold")
 		do(search, "handler", "search", "pid", "1", "long", long)
 		do(build, "a", "1", "b", "2", "c", "3", "d", "4", "e", "5", "f", "6", "g", "7", "h", "8", "handler", "build")
 		unlabelled()
+		// One after the other in the same memory, as soon as the collector has it back.
+		runtime.GC()
+		do(odd, "handler", strings.Clone("a turn that is the odd one"))
+		runtime.GC()
+		do(even, "handler", strings.Clone("a turn that is an even one"))
 	}
 }

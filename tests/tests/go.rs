@@ -372,6 +372,8 @@ fn labels_tell_what_a_goroutine_does() {
                 ("main.checkout", &[("handler", "checkout"), ("tier", "gold")][..]),
                 ("main.search", &[("handler", "search"), ("go.pid", "1")]),
                 ("main.build", &[("handler", "build"), ("a", "1"), ("h", "8")]),
+                ("main.odd", &[("handler", "a turn that is the odd one")]),
+                ("main.even", &[("handler", "a turn that is an even one")]),
                 ("main.unlabelled", &[]),
             ] {
                 let of = |sample: &Sample| profile.has_function(sample, function);

@@ -113,7 +113,8 @@ fn run() -> Result<(), ChildError> {
     let names = NAMES_FDS.into_iter().map(lane).collect::<Result<Vec<_>, _>>()?;
     let tables = lane(TABLES_FD)?;
     raise_descriptor_limit();
-    let table = Arc::new(FileTable::new(debug_dirs));
+    let pages = Arc::new(FilePages::default());
+    let table = Arc::new(FileTable::new(debug_dirs, Arc::clone(&pages)));
 
     // On its first reading of a clock rustix looks for the vDSO, by calls that the filter refuses.
     processes::boot_time_ns();
@@ -129,7 +130,6 @@ fn run() -> Result<(), ChildError> {
     // The filter allows no new thread, so those of the other lanes wait behind the barrier for it
     // to be installed; passing the barrier shows that a thread is past its own start.
     let started = Arc::new(Barrier::new(1 + NAMES_LANES + 1));
-    let pages = Arc::new(FilePages::default());
     let mut releases = Vec::new();
     for stream in names {
         let (table, pages) = (Arc::clone(&table), Arc::clone(&pages));

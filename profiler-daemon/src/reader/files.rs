@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::debug_file::{DebugFile, DebugPlaces, Origin, find};
 use super::elf::{ElfError, Image};
+use super::file_pages::FilePages;
 use super::mounts::Mounts;
 use super::name_table::clean;
 use super::perf_map::{self, HeldMaps, PerfMapError};
@@ -123,6 +124,7 @@ impl OpenFile {
         stat: &Stat,
         origin: &Origin<'_>,
         places: &DebugPlaces<'_>,
+        pages: &Arc<FilePages>,
     ) -> Result<Self, FileError> {
         let path = origin.path.to_string_lossy().into_owned();
         let key = key_of(stat);
@@ -141,7 +143,7 @@ impl OpenFile {
         };
         let go = image.as_ref().filter(|image| image.is_go()).map(|image| {
             let build = go_build::read(&file, image.debug.go_build.as_ref());
-            let labels = go::labels::of(&file, image, &build.version);
+            let labels = go::labels::of(&file, key.size_bytes, image, &build.version, pages);
             Box::new(GoBuild { labels, ..build })
         });
         let info = FileInfo {
@@ -204,6 +206,7 @@ pub(super) struct FileTable {
     mounts: Mounts,
     perf_maps: HeldMaps,
     vdso: Option<Arc<OpenFile>>,
+    pages: Arc<FilePages>,
 }
 
 #[derive(Debug, Default)]
@@ -215,11 +218,12 @@ struct Slots {
 impl FileTable {
     /// An empty table, with a copy of this process's vDSO. To be made before the sandbox is
     /// entered.
-    pub(super) fn new(debug_dirs: Vec<PathBuf>) -> Self {
-        let vdso = copy_vdso(&debug_dirs).ok().map(Arc::new);
+    pub(super) fn new(debug_dirs: Vec<PathBuf>, pages: Arc<FilePages>) -> Self {
+        let vdso = copy_vdso(&debug_dirs, &pages).ok().map(Arc::new);
         // The vDSO's copy is a memory file.
         let mounts = Mounts::new(vdso.as_ref().map_or(0, |vdso| vdso.info.key.device));
-        Self { slots: Mutex::default(), debug_dirs, mounts, perf_maps: HeldMaps::default(), vdso }
+        let (slots, perf_maps) = (Mutex::default(), HeldMaps::default());
+        Self { slots, debug_dirs, mounts, perf_maps, vdso, pages }
     }
 
     /// An empty table without even the vDSO.
@@ -231,6 +235,7 @@ impl FileTable {
             mounts: Mounts::new(0),
             perf_maps: HeldMaps::default(),
             vdso: None,
+            pages: Arc::default(),
         }
     }
 
@@ -293,7 +298,7 @@ impl FileTable {
         let origin = Origin { pid: request.pid, path: &path };
         let care = |pid| if request.anywhere { Ok(Care::None) } else { self.mounts.care(pid) };
         let places = DebugPlaces { dirs: &self.debug_dirs, care: &care };
-        let opened = OpenFile::new(file, &stat, &origin, &places)?;
+        let opened = OpenFile::new(file, &stat, &origin, &places, &self.pages)?;
         let info = opened.info.clone();
         self.insert(opened);
         Ok(info)
@@ -420,7 +425,7 @@ fn key_of(stat: &Stat) -> FileKey {
 }
 
 /// Copies this process's vDSO, which is the same in all processes of one word size, into a file.
-fn copy_vdso(debug_dirs: &[PathBuf]) -> Result<OpenFile, FileError> {
+fn copy_vdso(debug_dirs: &[PathBuf], pages: &Arc<FilePages>) -> Result<OpenFile, FileError> {
     let failed = |call| {
         move |io_error: std::io::Error| FileError::Call { path: VDSO.to_owned(), call, io_error }
     };
@@ -447,7 +452,7 @@ fn copy_vdso(debug_dirs: &[PathBuf]) -> Result<OpenFile, FileError> {
     // Of no path: it is looked for in debug directories alone.
     let places =
         DebugPlaces { dirs: debug_dirs, care: &|_| Err(std::io::ErrorKind::NotFound.into()) };
-    OpenFile::new(copy, &stat, &origin, &places)
+    OpenFile::new(copy, &stat, &origin, &places, pages)
 }
 
 /// A name for contents that carry none: not proof against forgery, as a build ID is not, either.

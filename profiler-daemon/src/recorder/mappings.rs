@@ -46,7 +46,7 @@ impl Recorder {
                 if let Some(build) = &file.go
                     && labels.form == form::NONE
                 {
-                    labels = labels_of(build);
+                    labels = labels_of(build, range.bias);
                 }
                 if self.tables.is_awaited(&file.key) {
                     range.state = state::AWAITED;
@@ -132,16 +132,18 @@ impl Recorder {
     }
 }
 
-/// Where a Go program has labels, as the reader says.
-fn labels_of(build: &GoBuild) -> Labels {
+/// Where a Go program has labels, as the reader says of its file.
+fn labels_of(build: &GoBuild, bias: u64) -> Labels {
     let Some(found) = &build.labels else { return Labels::default() };
     let offset = |offset: u32| u16::try_from(offset).unwrap_or_default();
     Labels {
+        cycle: if found.cycle == 0 { 0 } else { found.cycle.wrapping_add(bias) },
         g: found.g,
         m: offset(found.m),
         curg: offset(found.curg),
         labels: offset(found.labels),
         form: if found.is_map { form::MAP } else { form::SLICE },
+        reserved: 0,
     }
 }
 

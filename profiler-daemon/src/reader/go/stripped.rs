@@ -67,6 +67,24 @@ pub(super) fn variables(
     found
 }
 
+/// The function that looks at the number of the collector's cycle before it looks at anything else.
+pub(super) const CYCLE_FLUSHED: &str = "runtime.mProf_Flush";
+
+/// svmas of the variables that a function refers to, nearly in the order of its code, each once.
+pub(super) fn variables_in(elf: &Elf<'_>, function: Range<u64>) -> Vec<u64> {
+    let code = elf.loaded(function.start).unwrap_or_default();
+    let size = usize::try_from(function.end.saturating_sub(function.start)).unwrap_or_default();
+    let code = &code[..size.min(MOST_CODE).min(code.len())];
+    let mut found = Vec::new();
+    for svma in references(code, function.start) {
+        let mut data = elf.segments().filter(|it| it.is_writable);
+        if data.any(|it| (it.svma..it.end).contains(&svma)) && !found.contains(&svma) {
+            found.push(svma);
+        }
+    }
+    found
+}
+
 struct Finder<'a, M> {
     elf: &'a Elf<'a>,
     functions: &'a dyn Fn(&str) -> Option<Range<u64>>,
@@ -75,26 +93,9 @@ struct Finder<'a, M> {
 }
 
 impl<M: Memory> Finder<'_, M> {
-    /// svmas of the variables that a function refers to, nearly in the order of its code, each once.
     fn references(&self, function: &str) -> Vec<u64> {
-        let Some(Range { start, end }) = (self.functions)(function) else { return Vec::new() };
-        let code = self.elf.loaded(start).unwrap_or_default();
-        let size = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
-        let code = &code[..size.min(MOST_CODE).min(code.len())];
-        let mut found = Vec::new();
-        for svma in references(code, start) {
-            let is_data = self.data().any(|data| data.contains(&svma));
-            if is_data && !found.contains(&svma) {
-                found.push(svma);
-            }
-        }
-        found
-    }
-
-    /// Where variables are.
-    fn data(&self) -> impl Iterator<Item = Range<u64>> {
-        let writable = self.elf.segments().filter(|it| it.is_writable);
-        writable.map(|it| it.svma..it.end)
+        let function = (self.functions)(function);
+        function.map(|function| variables_in(self.elf, function)).unwrap_or_default()
     }
 
     fn word(&self, svma: u64) -> Option<u64> {
@@ -123,9 +124,9 @@ impl<M: Memory> Finder<'_, M> {
         all.iter().find(is_of).or_else(|| all.iter().find(is_empty)).copied()
     }
 
-    /// What `mProf_Flush` looks at first.
+    /// What [`CYCLE_FLUSHED`] looks at first.
     fn cycle(&self) -> Option<u64> {
-        let all = self.references("runtime.mProf_Flush");
+        let all = self.references(CYCLE_FLUSHED);
         all.into_iter().find(|&at| half(self.memory, at.wrapping_add(self.bias)).is_some())
     }
 

@@ -23,7 +23,7 @@ mod functions;
 mod layout;
 mod module;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// The most functions at one address: as many as a reply takes.
 const MAX_DEPTH: usize = 256;

@@ -14,7 +14,7 @@ use crate::reader::tests::Random;
 
 /// Methods, generic functions, closures, functions inlined in each other. Prints what the runtime
 /// knows of the addresses that it is given: the function, the file and the line.
-const PROGRAM: &str = r#"package main
+pub(in crate::reader) const PROGRAM: &str = r#"package main
 
 import (
 	"bufio"
@@ -80,7 +80,7 @@ func main() {
 "#;
 
 /// The same with C in it, so that another linker than Go's makes the program.
-const C_PROGRAM: &str = r#"package main
+pub(in crate::reader) const C_PROGRAM: &str = r#"package main
 
 // int half(int n) { return n / 2; }
 import "C"
@@ -97,11 +97,16 @@ fn forever() -> Patience {
 }
 
 /// Whether there is a compiler, which CI has.
-fn has_go() -> bool {
+pub(in crate::reader) fn has_go() -> bool {
     Command::new("go").arg("version").output().is_ok_and(|output| output.status.success())
 }
 
-fn build(directory: &Path, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+pub(in crate::reader) fn build(
+    directory: &Path,
+    name: &str,
+    source: &str,
+    flags: &[&str],
+) -> PathBuf {
     let path = directory.join("main.go");
     std::fs::write(&path, source).unwrap();
     let program = directory.join(name);

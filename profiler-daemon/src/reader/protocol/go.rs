@@ -380,4 +380,7 @@ pub struct GoLabels {
     /// They are a map.
     #[prost(bool, tag = "5")]
     pub is_map: bool,
+    /// svma of the number of the collector's cycle, times two; 0: not known.
+    #[prost(uint64, tag = "6")]
+    pub cycle: u64,
 }
