@@ -171,7 +171,7 @@ pub fn records(bytes: &[u8]) {
                     let _ = return_address(pc, &walk);
                 }
             }
-            Some(Record::GoWait(..)) | None => {}
+            Some(Record::GoWait(..) | Record::RunningGoroutine(_)) | None => {}
         }
     }
     let _ = processes.take_ended(time_ns);

@@ -12,6 +12,7 @@ pub mod control;
 mod copies;
 mod error;
 mod go;
+mod go_running;
 mod go_waits;
 mod latency;
 mod limits;
@@ -344,9 +345,10 @@ impl Recorder {
             self.serve_reader()?;
             self.follow_looks();
             self.follow_go();
-            if much_waits || self.more_waits {
+            if much_waits || self.more_waits || self.go.running.is_sought() {
                 self.drain();
             }
+            self.follow_running()?;
             self.follow_go_waits();
             if self.fetched.elapsed() >= FETCH || self.copies.has_more() || self.stopping {
                 self.fetch()?;
@@ -383,7 +385,9 @@ impl Recorder {
             Duration::from_millis(5)
         } else {
             let fetch = FETCH.saturating_sub(self.fetched.elapsed());
-            self.collections.next_end(self.settings.window).map_or(fetch, |end| end.min(fetch))
+            let end = self.collections.next_end(self.settings.window);
+            let ends = [end, self.go.running.next_look()];
+            ends.into_iter().flatten().fold(fetch, Duration::min)
         };
         let timeout = rustix::time::Timespec::try_from(timeout)
             .unwrap_or(rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 });
@@ -518,7 +522,7 @@ impl Recorder {
 
     /// Takes what waits in the ring, or much of it: the side band is not to wait for long.
     fn drain(&mut self) {
-        let Self { sampler, raw, queue, account, settings, go_waits, table, .. } = self;
+        let Self { sampler, raw, queue, account, settings, go, go_waits, table, .. } = self;
         let before = account.received;
         self.more_waits = !sampler.drain(DRAIN, |record| match record {
             Record::Stack(header, frames) => raw.add(&header, frames),
@@ -534,6 +538,7 @@ impl Recorder {
             Record::Wait(kind, wait) => queue.push_back(Queued::Wait(kind, Box::new(wait))),
             Record::Spawn(sample) => queue.push_back(Queued::Spawn(sample)),
             Record::GoWait(kind, wait) => go_waits.take(kind, &wait, raw, table),
+            Record::RunningGoroutine(told) => go.running.take(&told, raw, table),
         });
         if before == 0 && account.received > 0 {
             let now_ns = clock::boot_ns();

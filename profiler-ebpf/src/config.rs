@@ -80,6 +80,8 @@ pub struct Control {
     pub followed_pid: u32,
     /// Since when threads are followed: boot-time clock, in nanoseconds.
     pub followed_ns: u64,
+    /// 1: it is told of which goroutines samples are.
+    pub tells_goroutines: u64,
 }
 
 impl Control {

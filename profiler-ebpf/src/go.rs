@@ -18,8 +18,10 @@ pub struct Labels {
     pub labels: u16,
     /// One of [`form`].
     pub form: u16,
+    /// `g.goid`
+    pub goid: u16,
     /// Fills the size to a multiple of 8.
-    pub reserved: u32,
+    pub reserved: u16,
 }
 
 /// What `g.labels` points to.

@@ -19,11 +19,14 @@ use aya_ebpf::{
 use profiler_ebpf::{
     config::{Config, Control},
     go::{KEY_BYTES, LABEL_WORDS, Labels, MAX_LABELS, STRING_BYTES, VALUE_BYTES, bucket, form},
-    record::{self, Kind, MAX_USER_FRAMES, Sample},
+    record::{self, Kind, MAX_USER_FRAMES, RunningGoroutine, Sample},
     stack_id::StackId,
 };
 
-use crate::{maps::Scratch, registers, stacks};
+use crate::{
+    maps::{RECORDS, Scratch, submit_flags},
+    registers, stacks,
+};
 
 /// Words of the headers of a label's strings.
 const HEADER_WORDS: usize = 2 * STRING_BYTES / 8;
@@ -64,7 +67,14 @@ pub(crate) fn take(
     if at.form == form::NONE {
         return;
     }
-    let Some(labels) = find(config, task, &at) else { return };
+    let Some(goroutine) = goroutine(config, task, &at) else { return };
+    if control.tells_goroutines != 0 {
+        tell(control, sample, goroutine.wrapping_add(u64::from(at.goid)));
+    }
+    let labels: u64 = read(goroutine.wrapping_add(u64::from(at.labels))).unwrap_or_default();
+    if labels == 0 {
+        return;
+    }
     let seed = config.seed ^ record::LABELS_SEED;
     let id = StackId::new(seed);
     let mut context = Context { scratch: &raw mut *scratch, buckets: 0, found: 0, copied: 0, id };
@@ -95,17 +105,32 @@ pub(crate) fn take(
     stacks::send(control, Kind::Labels, &id, words, scratch);
 }
 
-/// The labels of the goroutine that the thread runs, or last ran.
+/// Where the goroutine is that the thread runs, or last ran.
 #[inline(always)]
-fn find(config: &Config, task: *mut task_struct, at: &Labels) -> Option<u64> {
+fn goroutine(config: &Config, task: *mut task_struct, at: &Labels) -> Option<u64> {
     let running: u64 = registers::goroutine(config, task, at.g)?;
     // On the system's stack another one runs, for this one.
     let machine: u64 = read(running.wrapping_add(u64::from(at.m)))?;
-    let goroutine: u64 = read(machine.wrapping_add(u64::from(at.curg)))?;
-    if goroutine == 0 {
-        return None;
-    }
-    read(goroutine.wrapping_add(u64::from(at.labels))).filter(|labels| *labels != 0)
+    read(machine.wrapping_add(u64::from(at.curg))).filter(|goroutine| *goroutine != 0)
+}
+
+/// Tells that a sample is of the goroutine whose number is there.
+#[inline(always)]
+fn tell(control: &Control, sample: &Sample, goid: u64) {
+    let Some(goid) = read(goid) else { return };
+    let told = RunningGoroutine {
+        kind: Kind::RunningGoroutine as u32,
+        epoch: sample.epoch,
+        goid,
+        start_ns: sample.start_ns,
+        user_stack: sample.user_stack,
+        pid: sample.pid,
+        user_check: sample.user_check,
+        outcome: sample.outcome,
+        reserved: 0,
+    };
+    // One that is lost is of the next sample.
+    let _ = RECORDS.output::<RunningGoroutine>(told, submit_flags(control));
 }
 
 /// Reads where the labels' strings are.

@@ -33,6 +33,32 @@ pub enum Kind {
     GoBlock = 12,
     /// A [`crate::go_waits::GoWait`]: where a goroutine has released what others waited for.
     GoMutex = 13,
+    /// A [`RunningGoroutine`].
+    RunningGoroutine = 14,
+}
+
+/// The goroutine that a sample is of.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunningGoroutine {
+    /// [`Kind::RunningGoroutine`]
+    pub kind: u32,
+    /// As [`Sample::epoch`].
+    pub epoch: u32,
+    /// Its number: `g.goid`.
+    pub goid: u64,
+    /// As [`Sample::start_ns`].
+    pub start_ns: u64,
+    /// As [`Sample::user_stack`].
+    pub user_stack: u64,
+    /// As [`Sample::pid`].
+    pub pid: u32,
+    /// As [`Sample::user_check`].
+    pub user_check: u32,
+    /// As [`Sample::outcome`].
+    pub outcome: u32,
+    /// Fills the size to a multiple of 8.
+    pub reserved: u32,
 }
 
 /// What a thread waited for and for how long, and the stack that it belongs to: where it waits, or

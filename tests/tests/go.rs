@@ -354,6 +354,40 @@ fn what_cannot_be_read_is_said() {
     assert_same(&pie.seen(&daemon, "heap"), &Profile::read(&pie.own("heap")), "pie");
 }
 
+/// Those that run are met by the clock, and have the stack that they are met with.
+#[test]
+fn goroutines_that_run_have_stacks() {
+    if !able() {
+        return;
+    }
+    let (dir, daemon) = started("go-running");
+    for toolchain in go_toolchains() {
+        for flags in [&[][..], &["-ldflags=-s -w"], &["-buildmode=pie"]] {
+            let path = build_go(&dir, "golabels.go", &toolchain, flags);
+            for labels in ["none", "two"] {
+                let running = Running::start(Command::new(&path).arg(labels));
+                let url = format!("/pid/{}/debug/pprof/goroutine?debug=2", running.pid());
+                let begun = Instant::now();
+                // Until there are names of it.
+                let text = loop {
+                    let text = daemon.get(&url).text();
+                    let is_there = text.contains("main.main") && text.contains(" [running]");
+                    if is_there || begun.elapsed() > Duration::from_secs(60) {
+                        break text;
+                    }
+                };
+                let of_main = text.split("\n\n").find(|it| it.starts_with("goroutine 1 [running]"));
+                let functions = of_main.unwrap_or_default().lines().skip(1).step_by(2);
+                let functions: Vec<_> =
+                    functions.map(|it| it.trim_end_matches("(...)").to_owned()).collect();
+                let what = format!("{toolchain} {flags:?} {labels}: {text}");
+                assert!(functions.contains(&"main.checkout".to_owned()), "{what}");
+                assert_eq!(functions.last().map(String::as_str), Some("main.main"), "{what}");
+            }
+        }
+    }
+}
+
 /// What a program says of its own samples by labels, of each that a function is in.
 #[test]
 fn labels_tell_what_a_goroutine_does() {

@@ -11,7 +11,7 @@ use profiler_ebpf::{
     go::Labels,
     go_waits::GoWait,
     mappings::{Process, Range},
-    record::{self, STACK_HEADER_BYTES, Sample, StackHeader, Wait},
+    record::{self, RunningGoroutine, STACK_HEADER_BYTES, Sample, StackHeader, Wait},
     stack_id::StackId,
     targets::{Mode, Target},
     unwind::{rule::Rule, table::Table},
@@ -78,6 +78,8 @@ pub enum Record<'a> {
     /// A goroutine that waited goes on: by the record's kind, with its own stack, or with that of
     /// what released the lock that it waited for.
     GoWait(record::Kind, GoWait),
+    /// Which goroutine a sample is of.
+    RunningGoroutine(RunningGoroutine),
 }
 
 /// What was counted and what was lost, since sampling began.
@@ -116,6 +118,7 @@ pub struct Sampler {
     pub(super) waits: Waits,
     /// Since when threads are followed: boot-time clock.
     pub(super) followed_ns: u64,
+    tells_goroutines: bool,
     /// Cloned for each process that is watched.
     pub(super) go_watches: Arc<()>,
     ranges: RangeMap,
@@ -160,6 +163,7 @@ impl Sampler {
             object,
             waits: Waits::default(),
             followed_ns: 0,
+            tells_goroutines: false,
             go_watches: Arc::default(),
             ranges,
             tables,
@@ -264,6 +268,17 @@ impl Sampler {
         Ok(self.epoch)
     }
 
+    /// Whether it is told of which goroutines samples are.
+    pub const fn tells_goroutines(&self) -> bool {
+        self.tells_goroutines
+    }
+
+    /// Has it told, or not any more.
+    pub fn tell_goroutines(&mut self, wanted: bool) -> Result<(), KernelError> {
+        self.tells_goroutines = wanted;
+        self.tell()
+    }
+
     /// Tells the programs what has changed.
     pub(super) fn tell(&mut self) -> Result<(), KernelError> {
         let mut control = Control {
@@ -274,6 +289,7 @@ impl Sampler {
         };
         self.waits.tell(&mut control);
         control.followed_ns = self.followed_ns;
+        control.tells_goroutines = self.tells_goroutines.into();
         self.object.control.set(0, control, 0).map_err(|error| from_aya(&error))
     }
 
@@ -391,10 +407,27 @@ pub(crate) fn decode<'a>(bytes: &[u8], frames: &'a mut Vec<u64>) -> Option<Recor
             return go_waits::decode(bytes).map(|wait| Record::GoWait(of_go, wait));
         }
     }
+    if kind == record::Kind::RunningGoroutine as u32 {
+        return running_goroutine(bytes).map(Record::RunningGoroutine);
+    }
     if kind == record::Kind::Spawn as u32 {
         return sample(bytes).map(Record::Spawn);
     }
     sample(bytes).map(Record::Sample)
+}
+
+fn running_goroutine(bytes: &[u8]) -> Option<RunningGoroutine> {
+    Some(RunningGoroutine {
+        kind: word(bytes, 0)?,
+        epoch: word(bytes, 4)?,
+        goid: long(bytes, 8)?,
+        start_ns: long(bytes, 16)?,
+        user_stack: long(bytes, 24)?,
+        pid: word(bytes, 32)?,
+        user_check: word(bytes, 36)?,
+        outcome: word(bytes, 40)?,
+        reserved: 0,
+    })
 }
 
 /// Decodes a sample.

@@ -44,8 +44,8 @@ mod names;
 
 pub use files::{FileInfo, FileKey, NamesFrom, Open, Segment};
 pub use go::{
-    GO_WAITS, GoBucket, GoBuild, GoLabelSet, GoLabels, GoMemory, GoRead, GoScheduler, GoStack,
-    GoStats, GoWhat, Goroutine, go_minor,
+    GO_RUNNING, GO_WAITS, GoBucket, GoBuild, GoLabelSet, GoLabels, GoMemory, GoRead, GoScheduler,
+    GoStack, GoStats, GoWhat, Goroutine, go_minor,
 };
 pub use names::{FrameNames, NameFile, NameKernel, NameLine, NamePerfMap, Names};
 

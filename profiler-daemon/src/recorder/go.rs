@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tokio::sync::oneshot;
 
-use super::Recorder;
+use super::{Recorder, go_running::Running};
 use crate::{
     process::{Life, LifeId},
     reader::protocol::{GoMemory, GoWhat},
@@ -28,6 +28,8 @@ pub struct GoRequest {
 pub(super) struct GoRequests {
     next: u64,
     waiting: HashMap<u64, (LifeId, GoRequest)>,
+    /// Those that wait for more than what was read.
+    pub(super) running: Running,
 }
 
 impl Recorder {
@@ -64,11 +66,25 @@ impl Recorder {
                 self.scheduler_read(read);
                 continue;
             };
-            // Its pid may be another's by now.
-            let is_there = self.table.life(life).is_some_and(Life::is_there);
-            let ended = || Err(format!("process {} has ended", request.pid));
-            // Whoever asked may have gone.
-            let _ = request.reply.send(if is_there { read.found } else { ended() });
+            match read.found {
+                Ok(memory) if request.what == GoWhat::Goroutines => {
+                    self.seek_running(life, request, memory);
+                }
+                found => self.answer_go(life, request, found),
+            }
         }
+    }
+
+    pub(super) fn answer_go(
+        &self,
+        life: LifeId,
+        request: GoRequest,
+        found: Result<GoMemory, String>,
+    ) {
+        // Its pid may be another's by now.
+        let is_there = self.table.life(life).is_some_and(Life::is_there);
+        let ended = || Err(format!("process {} has ended", request.pid));
+        // Whoever asked may have gone.
+        let _ = request.reply.send(if is_there { found } else { ended() });
     }
 }

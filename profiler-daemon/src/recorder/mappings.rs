@@ -143,6 +143,7 @@ fn labels_of(build: &GoBuild, bias: u64) -> Labels {
         curg: offset(found.curg),
         labels: offset(found.labels),
         form: if found.is_map { form::MAP } else { form::SLICE },
+        goid: offset(found.goid),
         reserved: 0,
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
-    super::protocol::{GoMemory, Goroutine},
+    super::protocol::{GO_RUNNING, GoMemory, Goroutine},
     GoError, Stacks,
     label_sets::LabelSets,
     layout::{self, G_BYTES, SCHED_SP},
@@ -129,7 +129,7 @@ impl Seen {
             }
             WAITING => "waiting",
             RUNNABLE => "runnable",
-            RUNNING => "running",
+            RUNNING => GO_RUNNING,
             SYSTEM_CALL => "syscall",
             COPYING => "copystack",
             PREEMPTED => "preempted",

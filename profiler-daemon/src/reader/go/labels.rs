@@ -46,6 +46,7 @@ pub(in super::super) fn of(
         labels: layout.labels,
         is_map: layout.labels_are_map,
         cycle: cycle(file, size_bytes, pages).unwrap_or_default(),
+        goid: u32::try_from(layout.goid()).ok()?,
     })
 }
 

@@ -20,6 +20,9 @@ pub enum GoWhat {
     BareGoroutines = 6,
 }
 
+/// The state of a goroutine that has a CPU.
+pub const GO_RUNNING: &str = "running";
+
 /// Go's block profile has the waits for these, as states of goroutines have it; but a semaphore may
 /// also be the runtime's own.
 pub const GO_WAITS: [&str; 13] = [
@@ -383,4 +386,7 @@ pub struct GoLabels {
     /// svma of the number of the collector's cycle, times two; 0: not known.
     #[prost(uint64, tag = "6")]
     pub cycle: u64,
+    /// Offset of `g.goid`.
+    #[prost(uint32, tag = "7")]
+    pub goid: u32,
 }
