@@ -55,10 +55,13 @@ impl Stacks {
     fn of(memory: GoMemory) -> Self {
         let state = memory.states.iter().position(|state| state == GO_RUNNING);
         let all = memory.goroutines.iter().enumerate();
-        let missing = all
+        let missing: HashMap<u64, usize> = all
             .filter(|(_, it)| it.is_moving && Some(it.state as usize) == state)
             .map(|(index, it)| (it.goid, index))
             .collect();
+        if missing.is_empty() {
+            return Self { memory, missing, roots: HashSet::new(), places: HashMap::new() };
+        }
         let still = memory.goroutines.iter().filter(|it| !it.is_moving);
         let still = still.filter_map(|it| memory.stacks.get(it.stack as usize)?.places.last());
         let roots = still.filter_map(|&place| memory.places.get(place as usize).copied()).collect();
@@ -130,7 +133,8 @@ impl Recorder {
     /// Has somebody answered once the stacks of goroutines that run are there, if there are any.
     pub(super) fn seek_running(&mut self, life: LifeId, request: GoRequest, memory: GoMemory) {
         let wait = Duration::from_secs(1) * PERIODS / self.collections.rate().max(1) as u32;
-        let until = Instant::now() + wait.min(PATIENCE);
+        // Samples are taken from the ring no more often.
+        let until = Instant::now() + wait.clamp(3 * LOOK, PATIENCE);
         self.go.running.sought.push(Sought { life, request, until, stacks: Stacks::of(memory) });
     }
 
