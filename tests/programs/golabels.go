@@ -31,7 +31,7 @@ func build() {
 }
 
 //go:noinline
-func unlabelled() { burn(1, 1_000_000) }
+func unlabelled() { burn(1, 2_000_000) }
 
 func burn(at int, rounds uint64) {
 	sum := sink[at]
@@ -42,10 +42,10 @@ func burn(at int, rounds uint64) {
 }
 
 //go:noinline
-func odd() { burn(0, 1_000_000) }
+func odd() { burn(0, 2_000_000) }
 
 //go:noinline
-func even() { burn(1, 1_000_000) }
+func even() { burn(1, 2_000_000) }
 
 func main() {
 	long := strings.Repeat("x", 100)

@@ -255,10 +255,20 @@ fn groups_with_labels(text: &str) -> Vec<(&str, &str)> {
 /// Asked before the program is, and after: what counts up is in between, and what stays is the same.
 fn assert_same_memory(service: &Service, daemon: &Daemon, toolchain: &str) {
     let path = "heap?debug=1";
-    let before = memory_stats(&service.text(daemon, path));
-    let own = std::fs::read_to_string(service.own(path)).expect("a text");
-    let own = memory_stats(&own);
-    let after = memory_stats(&service.text(daemon, path));
+    let seen = || memory_stats(&service.text(daemon, path));
+    let looked = || {
+        let before = seen();
+        let own = std::fs::read_to_string(service.own(path)).expect("a text");
+        (before, memory_stats(&own), seen())
+    };
+    // A goroutine that ends meanwhile gives back 32 KiB of stacks, some 7 % of all: then it is looked
+    // again, from the first on.
+    let is_at_rest = |(before, own, after): &(BTreeMap<_, _>, BTreeMap<_, _>, BTreeMap<_, _>)| {
+        before.get("Stack") == own.get("Stack") && own.get("Stack") == after.get("Stack")
+    };
+    let mut tries = (0..10).map(|_| looked());
+    let found = tries.find(is_at_rest);
+    let (before, own, after) = found.unwrap_or_else(|| panic!("stacks come and go"));
     let all = format!("{toolchain}: {before:#?} {own:#?} {after:#?}");
     assert!(before.keys().eq(own.keys()) && own.len() > 25, "{all}");
     let number = |of: &BTreeMap<String, String>, name: &str| -> u64 {
@@ -272,7 +282,10 @@ fn assert_same_memory(service: &Service, daemon: &Daemon, toolchain: &str) {
     }
     // Its own is also of what it was before `exec`, which nobody else is told.
     let most = [&before, &own, &after].map(|it| number(it, "MaxRSS"));
-    assert!(0 < most[0] && most[0] <= most[1].min(most[2]), "MaxRSS: {all}");
+    // Each CPU counts 32 pages before the kernel knows of them (lib/percpu_counter.c).
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let known = most[1].min(most[2]) + cpus * 32 * 4096;
+    assert!(0 < most[0] && most[0] <= known, "MaxRSS: {all}");
     for name in ["PauseNs", "PauseEnd", "GCCPUFraction"] {
         let is_same = before[name] == own[name] || own[name] == after[name];
         assert!(is_same, "{name}: {all}");
@@ -380,21 +393,21 @@ fn goroutines_that_run_have_stacks() {
                 let running = Running::start(Command::new(&path).arg(labels));
                 let url = format!("/pid/{}/debug/pprof/goroutine?debug=2", running.pid());
                 let begun = Instant::now();
-                // Until there are names of it.
-                let text = loop {
+                loop {
                     let text = daemon.get(&url).text();
-                    let is_there = text.contains("main.main") && text.contains(" [running]");
-                    if is_there || begun.elapsed() > Duration::from_secs(60) {
-                        break text;
+                    let mut all = text.split("\n\n");
+                    let of_main = all.find(|it| it.starts_with("goroutine 1 [running]"));
+                    let lines = of_main.unwrap_or_default().lines().skip(1).step_by(2);
+                    let functions: Vec<_> = lines.map(|it| it.trim_end_matches("(...)")).collect();
+                    // Between two rounds it is elsewhere, and at first there are no names.
+                    if functions.contains(&"main.checkout")
+                        && functions.last() == Some(&"main.main")
+                    {
+                        break;
                     }
-                };
-                let of_main = text.split("\n\n").find(|it| it.starts_with("goroutine 1 [running]"));
-                let functions = of_main.unwrap_or_default().lines().skip(1).step_by(2);
-                let functions: Vec<_> =
-                    functions.map(|it| it.trim_end_matches("(...)").to_owned()).collect();
-                let what = format!("{toolchain} {flags:?} {labels}: {text}");
-                assert!(functions.contains(&"main.checkout".to_owned()), "{what}");
-                assert_eq!(functions.last().map(String::as_str), Some("main.main"), "{what}");
+                    let is_late = begun.elapsed() > Duration::from_secs(60);
+                    assert!(!is_late, "{toolchain} {flags:?} {labels}: {text}");
+                }
             }
         }
     }
