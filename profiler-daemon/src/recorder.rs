@@ -80,6 +80,9 @@ const DRAIN: usize = 16_384;
 /// How often samples are fetched.
 const FETCH: Duration = Duration::from_millis(200);
 
+/// How often samples are fetched that somebody waits for.
+const SEEK: Duration = Duration::from_millis(20);
+
 /// How often the kernel side is told of processes that have ended.
 const WITHDRAW: Duration = Duration::from_secs(2);
 
@@ -343,11 +346,11 @@ impl Recorder {
             self.take_orders()?;
             self.take_side_band();
             self.serve_reader()?;
-            self.follow_looks();
-            self.follow_go();
-            if much_waits || self.more_waits || self.go.running.is_sought() {
+            if much_waits || self.more_waits || self.seeks_samples() {
                 self.drain();
             }
+            self.follow_looks();
+            self.follow_go();
             self.follow_running()?;
             self.follow_go_waits();
             if self.fetched.elapsed() >= FETCH || self.copies.has_more() || self.stopping {
@@ -386,8 +389,8 @@ impl Recorder {
         } else {
             let fetch = FETCH.saturating_sub(self.fetched.elapsed());
             let end = self.collections.next_end(self.settings.window);
-            let ends = [end, self.go.running.next_look()];
-            ends.into_iter().flatten().fold(fetch, Duration::min)
+            let seek = self.seeks_samples().then_some(SEEK);
+            [end, seek].into_iter().flatten().fold(fetch, Duration::min)
         };
         let timeout = rustix::time::Timespec::try_from(timeout)
             .unwrap_or(rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 });
@@ -400,6 +403,11 @@ impl Recorder {
             Err(rustix::io::Errno::INTR) => Ok(false),
             Err(errno) => Err(RecordError::of("epoll_wait")(errno)),
         }
+    }
+
+    /// Whether somebody waits for what the clock meets next.
+    fn seeks_samples(&self) -> bool {
+        self.go.running.is_sought() || self.looks.iter().any(Look::seeks_samples)
     }
 
     fn take_orders(&mut self) -> Result<(), RecordError> {
@@ -522,16 +530,18 @@ impl Recorder {
 
     /// Takes what waits in the ring, or much of it: the side band is not to wait for long.
     fn drain(&mut self) {
-        let Self { sampler, raw, queue, account, settings, go, go_waits, table, .. } = self;
+        let Self { sampler, raw, queue, account, settings, looks, go, go_waits, table, .. } = self;
         let before = account.received;
         self.more_waits = !sampler.drain(DRAIN, |record| match record {
             Record::Stack(header, frames) => raw.add(&header, frames),
             Record::Sample(sample) => {
                 account.received += 1;
+                looks.iter_mut().for_each(|look| look.take_sample(&sample, None));
                 queue.push_back(Queued::Sample(sample, None));
             }
             Record::Copy(sample, copy) => {
                 account.received += 1;
+                looks.iter_mut().for_each(|look| look.take_sample(&sample, Some(&copy)));
                 queue.push_back(Queued::Sample(sample, Some(copy)));
             }
             Record::WaitCopy(sample, copy) => queue.push_back(Queued::WaitCopy(sample, copy)),

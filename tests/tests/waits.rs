@@ -367,6 +367,31 @@ fn threads_are_seen_where_they_are_and_a_deadlock_is_named() {
     }
 }
 
+/// Its registers are known from when the clock meets it on.
+#[test]
+fn a_thread_that_runs_is_seen_where_the_clock_meets_it() {
+    if !able() || !machine::has(&["g++"]) {
+        return;
+    }
+    let dir = TestDir::new("waits-running");
+    let program = Program::build_with("deadlock.cc", &["-pthread"]);
+    let running = program.start(&[]);
+    let daemon = Daemon::start(&dir, &[]);
+    let url = format!("/pid/{}/debug/pprof/goroutine", running.pid());
+    wait_for(200, || daemon.get(&url));
+    let begun = std::time::Instant::now();
+    loop {
+        // At first there are no names, and on a full machine others may have the CPU at each tick.
+        let profile = daemon.profile(&url);
+        let runs = |sample: &Sample| sample.labels["state"] == "running";
+        if sum(&profile, "threads", "computes", runs) == 1 {
+            break;
+        }
+        let seen: Vec<_> = profile.samples.iter().map(|it| profile.frames(it)).collect();
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{seen:#?}");
+    }
+}
+
 #[test]
 fn threads_of_a_jvm_and_the_text_of_their_stacks() {
     if !able() || !machine::has(&["java"]) {

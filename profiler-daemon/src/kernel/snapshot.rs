@@ -63,6 +63,22 @@ impl Snapshot {
         }
     }
 
+    /// A thread that has a CPU.
+    #[cfg(test)]
+    pub fn running(sample: Sample) -> Self {
+        Self {
+            sample,
+            state: State::Running,
+            is_on_cpu: true,
+            switches: 0,
+            times_ns: [0; 2],
+            begin_ns: 0,
+            system_call: (0, 0),
+            kernel: Vec::new(),
+            registers: [0; REGISTERS],
+        }
+    }
+
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut at = size_of::<Sample>();
         let mut next = || {

@@ -8,7 +8,7 @@ use std::{
 
 use profiler_ebpf::{record::RunningGoroutine, unwind::Outcome};
 
-use super::{RecordError, Recorder, go::GoRequest};
+use super::{RecordError, Recorder, SEEK, go::GoRequest};
 use crate::{
     process::{LifeId, Table},
     profile::raw_stacks::RawStacks,
@@ -20,9 +20,6 @@ const PERIODS: u32 = 3;
 
 /// And so long at most.
 const PATIENCE: Duration = Duration::from_millis(300);
-
-/// How often it is looked whether they are there.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// The most frames of a stack: as many as Go's own profiles have.
 const MOST_FRAMES: usize = 128;
@@ -105,11 +102,6 @@ impl Running {
         !self.sought.is_empty()
     }
 
-    /// When it is to be looked again.
-    pub(super) fn next_look(&self) -> Option<Duration> {
-        self.is_sought().then_some(LOOK)
-    }
-
     /// Takes what the kernel side tells of a sample.
     pub(super) fn take(&mut self, told: &RunningGoroutine, raw: &mut RawStacks, table: &Table) {
         if told.outcome != Outcome::Complete as u32 {
@@ -134,7 +126,7 @@ impl Recorder {
     pub(super) fn seek_running(&mut self, life: LifeId, request: GoRequest, memory: GoMemory) {
         let wait = Duration::from_secs(1) * PERIODS / self.collections.rate().max(1) as u32;
         // Samples are taken from the ring no more often.
-        let until = Instant::now() + wait.clamp(3 * LOOK, PATIENCE);
+        let until = Instant::now() + wait.clamp(3 * SEEK, PATIENCE);
         self.go.running.sought.push(Sought { life, request, until, stacks: Stacks::of(memory) });
     }
 

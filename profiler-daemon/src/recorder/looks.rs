@@ -2,7 +2,10 @@
 //!
 //! The kernel side tells each thread's registers and state, a reader copies the stacks, and the
 //! kernel side is asked again: a thread that has not given its CPU up in between, and has none, has
-//! stayed where it was, and its stack is whole. The others are looked at once more.
+//! stayed where it was, and its stack is whole. The others are looked at once more. One that has a
+//! CPU is met by the clock ([`met`]).
+
+mod met;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -25,6 +28,7 @@ use crate::{
     },
     reader::protocol::{MAX_STACKS, STACK_BYTES},
 };
+use met::ToMeet;
 
 /// How often threads are looked at that moved meanwhile.
 const MOST_ROUNDS: u32 = 4;
@@ -51,6 +55,8 @@ pub(super) struct Look {
     asked: BTreeMap<u32, Vec<Looked>>,
     /// Requests without an answer.
     outstanding: usize,
+    /// Those that have a CPU, or have not held still.
+    to_meet: ToMeet,
     /// Those that are done with.
     done: Vec<Looked>,
     /// What was found out of locks that threads wait for: who has them.
@@ -74,6 +80,26 @@ struct Looked {
     stack: Option<StackCopy>,
     /// It has not held still.
     has_moved: bool,
+    /// It was met by the clock: what is known of it is what the sample says.
+    is_met: bool,
+}
+
+impl Looked {
+    const fn new(thread: Snapshot, image: ImageRef) -> Self {
+        Self { thread, image, stack: None, has_moved: false, is_met: false }
+    }
+}
+
+impl Look {
+    /// Whether it waits for samples of threads.
+    pub(super) fn seeks_samples(&self) -> bool {
+        !self.to_meet.is_empty()
+    }
+
+    /// Takes a sample that the kernel side has sent, with what it has copied of the stack.
+    pub(super) fn take_sample(&mut self, sample: &Sample, copy: Option<&StackCopy>) {
+        self.to_meet.take(sample, copy);
+    }
 }
 
 impl Recorder {
@@ -86,6 +112,7 @@ impl Recorder {
             round: 0,
             asked: BTreeMap::new(),
             outstanding: 0,
+            to_meet: ToMeet::default(),
             done: Vec::new(),
             owners: HashMap::new(),
             bytes: 0,
@@ -109,7 +136,7 @@ impl Recorder {
         for thread in self.sampler.snapshot()? {
             let Some(image) = self.profiled_image(&thread.sample)? else { continue };
             if self.collections.asks_for(id, self.table.life(image.life)) {
-                looked.push(Looked { thread, image, stack: None, has_moved: false });
+                looked.push(Looked::new(thread, image));
             }
         }
         Ok(looked)
@@ -120,7 +147,7 @@ impl Recorder {
         look.asked.clear();
         for looked in threads {
             if looked.thread.is_on_cpu {
-                look.done.push(looked);
+                look.to_meet.push(looked);
             } else {
                 look.asked.entry(looked.thread.sample.pid).or_default().push(looked);
             }
@@ -207,16 +234,17 @@ impl Recorder {
             look.done.extend(asked.into_values().flatten());
             self.check_owners(look)?;
         }
+        // What is made known has to be so now.
+        let is_late = is_late || look.seeds_ns.is_some();
+        look.done.extend(look.to_meet.take_done(self.collections.rate(), is_late));
         let mut waiting = Vec::new();
         for looked in std::mem::take(&mut look.done) {
-            // What is made known has to be so now.
-            let is_late = is_late || look.seeds_ns.is_some();
             if let Some(looked) = self.add_looked(look, looked, is_late) {
                 waiting.push(looked);
             }
         }
         look.done = waiting;
-        if !look.done.is_empty() {
+        if !look.done.is_empty() || look.seeks_samples() {
             return Ok(true);
         }
         let cycles = cycles(&look.owners);
@@ -241,14 +269,12 @@ impl Recorder {
             if again.thread.switches == looked.thread.switches && !again.thread.is_on_cpu {
                 look.done.push(looked);
             } else if look.round < MOST_ROUNDS && look.begun.elapsed() < PATIENCE {
-                let Looked { thread, image, .. } = again;
-                let thread = thread.clone();
-                moved.push(Looked { thread, image: *image, stack: None, has_moved: false });
+                moved.push(Looked::new(again.thread.clone(), again.image));
             } else {
                 looked.stack = None;
                 looked.has_moved = true;
                 looked.thread = again.thread.clone();
-                look.done.push(looked);
+                look.to_meet.push(looked);
             }
         }
         if !moved.is_empty() {
@@ -315,10 +341,12 @@ impl Recorder {
     /// Adds a thread to a collection, or makes it known; it comes back if it has to wait for unwind
     /// tables, unless it is late for that.
     fn add_looked(&mut self, look: &Look, looked: Looked, is_late: bool) -> Option<Looked> {
-        let Looked { thread, image, stack, has_moved } = &looked;
+        let Looked { thread, image, stack, has_moved, is_met } = &looked;
         let mut sample = thread.sample;
-        sample.epoch = self.sampler.epoch();
-        sample.outcome = Outcome::None as u32;
+        if !is_met {
+            sample.epoch = self.sampler.epoch();
+            sample.outcome = Outcome::None as u32;
+        }
         if let Some(stack) = stack {
             let (frames, outcome) = match self.walk(*image, sample.time_ns, stack) {
                 Ok(found) => found,
@@ -331,7 +359,7 @@ impl Recorder {
             (sample.user_stack, sample.user_check) = self.add_stack(sample.epoch, &frames);
             sample.outcome = outcome as u32;
         }
-        if !thread.kernel.is_empty() && self.settings.kernel_stacks {
+        if !is_met && !thread.kernel.is_empty() && self.settings.kernel_stacks {
             (sample.kernel_stack, sample.kernel_check) =
                 self.add_stack(sample.epoch, &thread.kernel);
         }
