@@ -110,11 +110,7 @@ fn where_goroutines_wait_is_told_of_a_program_that_counts_nothing() {
                 let what = format!("{toolchain} {flags:?} {kind}");
                 assert_eq!(seen.sample_types, own.sample_types, "{what}");
                 assert!(source(&seen).starts_with("probes on runtime.gopark"), "{what}");
-                // Of Go 1.19 stripped it is not known how it scales what it has counted.
-                if !own.comments.iter().any(|it| it.starts_with("rate=")) {
-                    assert!(toolchain.starts_with("go1.19") && kind == "mutex", "{what}: {own:?}");
-                    continue;
-                }
+                assert!(own.comments.iter().any(|it| it.starts_with("rate=")), "{what}: {own:?}");
                 let (own, seen) = (delays(&own), delays(&seen));
                 let told: BTreeMap<_, _> = seen.iter().cloned().collect();
                 for (stack, delay) in own.iter().take(top) {

@@ -63,7 +63,7 @@ fn cycle(file: &File, size_bytes: u64, pages: &Arc<FilePages>) -> Option<u64> {
 }
 
 /// The value of a symbol: of a variable that each thread has, where it is among those.
-fn symbol(file: &File, name: &[u8]) -> Option<u64> {
+pub(super) fn symbol(file: &File, name: &[u8]) -> Option<u64> {
     let header = Header::read(file).ok()??;
     let (table, names) = header.symbol_table(file).ok()??;
     if table.size > MAX_SYMBOL_BYTES || names.size > MAX_SYMBOL_BYTES {

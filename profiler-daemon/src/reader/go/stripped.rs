@@ -63,8 +63,33 @@ pub(super) fn variables(
     }
     add("runtime.mProfCycle", finder.cycle());
     add("runtime.MemProfileRate", finder.memory_rate());
-    add("runtime.blockprofilerate", finder.references("runtime.blockevent").first().copied());
+    let [block_rate, mutex_rate] = rates(elf, functions);
+    add("runtime.blockprofilerate", block_rate);
+    add("runtime.mutexprofilerate", mutex_rate);
     found
+}
+
+/// What waits are sampled by, and ends of waits for locks. Who begins to wait looks at both, which are
+/// near each other, and at the table of all who wait, which who ends a wait looks at, too.
+fn rates(elf: &Elf<'_>, functions: &dyn Fn(&str) -> Option<Range<u64>>) -> [Option<u64>; 2] {
+    /// Variables of a package and of one size are together. What cannot be changed is elsewhere.
+    const NEAR: u64 = 4 << 10;
+    let references = |function| {
+        functions(function).map(|function| variables_in(elf, function)).unwrap_or_default()
+    };
+    let Some(block_rate) = references("runtime.blockevent").first().copied() else {
+        return [None; 2];
+    };
+    let ends = references("runtime.semrelease1");
+    let is_rate =
+        |at: &u64| *at != block_rate && at.abs_diff(block_rate) < NEAR && !ends.contains(at);
+    let begins = references("runtime.semacquire1");
+    let rates: Vec<u64> = begins.into_iter().filter(is_rate).collect();
+    let mutex_rate = match rates[..] {
+        [rate] => Some(rate),
+        _ => None,
+    };
+    [Some(block_rate), mutex_rate]
 }
 
 /// The function that looks at the number of the collector's cycle before it looks at anything else.
@@ -184,4 +209,54 @@ fn references(code: &[u8], start: u64) -> impl Iterator<Item = u64> {
             () => None,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, sync::Arc};
+
+    use super::{
+        super::{
+            super::go_table::{
+                Found,
+                tests::{C_PROGRAM, PROGRAM, build, has_go},
+            },
+            labels::symbol,
+        },
+        *,
+    };
+    use crate::reader::file_pages::FilePages;
+
+    #[test]
+    fn rates_are_where_symbols_have_them() {
+        if !has_go() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let pages: Arc<FilePages> = Arc::default();
+        for source in [PROGRAM, C_PROGRAM] {
+            for mode in ["-buildmode=exe", "-buildmode=pie"] {
+                let found = |name, flags: &[&str]| {
+                    let file = File::open(build(directory.path(), name, source, flags)).unwrap();
+                    let bytes = pages.map(&file, file.metadata().unwrap().len()).unwrap();
+                    let elf = Elf::parse(&bytes).unwrap();
+                    let patience = Patience::of(PATIENCE);
+                    let table = Found::find(&elf, &bytes, &patience).unwrap();
+                    let table = table.functions(&bytes, &patience);
+                    let functions = |name: &str| {
+                        let mut all = (0..table.count()).filter_map(|it| table.function(it));
+                        let (start, end, _) = all.find(|it| it.2 == name.as_bytes())?;
+                        Some(start..end)
+                    };
+                    let names = [&b"runtime.blockprofilerate"[..], b"runtime.mutexprofilerate"];
+                    (rates(&elf, &functions), names.map(|name| symbol(&file, name)))
+                };
+                let (rates, named) = found("whole", &[mode]);
+                assert!(named.iter().all(Option::is_some));
+                assert_eq!(rates, named, "{mode}");
+                let (rates, named) = found("stripped", &[mode, "-ldflags=-s -w"]);
+                assert!(rates.iter().all(Option::is_some) && named == [None; 2], "{mode}");
+            }
+        }
+    }
 }
