@@ -139,11 +139,25 @@ pub fn busy(uid: u32, dir: &TestDir, name: &str) -> Running {
     Running::start(program.command(&["300"]).uid(uid).gid(uid).stdout(Stdio::null()))
 }
 
-/// What `curl` gets as the user `uid`.
+/// What `curl` gets as the user `uid`. URLs among `args` are not in its command line, which other answers
+/// may show.
 pub fn curl(uid: u32, args: &[&str]) -> Answer {
+    let (urls, options): (Vec<&str>, Vec<&str>) =
+        args.iter().partition(|it| it.starts_with("http://") || it.starts_with("https://"));
     let mut curl = Command::new("curl");
-    curl.args(["--silent", "--include", "--http1.1", "--max-time", "100"]).args(args);
-    let output = curl.uid(uid).gid(uid).output().expect("curl");
+    curl.args(["--silent", "--include", "--http1.1", "--max-time", "100", "--config", "-"])
+        .args(options)
+        .uid(uid)
+        .gid(uid)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut curl = curl.spawn().expect("curl");
+    let mut config = curl.stdin.take().expect("a pipe");
+    for url in urls {
+        writeln!(config, "url = \"{url}\"").expect("write");
+    }
+    drop(config);
+    let output = curl.wait_with_output().expect("curl");
     Answer::read(&*output.stdout)
 }
 
