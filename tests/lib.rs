@@ -27,6 +27,8 @@ pub mod programs;
 pub mod rprofd;
 #[path = "harness/serve.rs"]
 pub mod serve;
+#[path = "harness/tables.rs"]
+pub mod tables;
 #[path = "harness/users.rs"]
 pub mod users;
 

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use rprofd_tests::{
     procfs::{comm, cpu_time_ns, readers, wait_for},
     programs::{Running, copy_executable},
     rprofd::Started,
+    tables,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -50,32 +51,10 @@ fn wait_for_work(pid: u32, work: Duration) {
     wait_for("work", LIMIT, || (u128::from(cpu_time_ns(pid)) > enough).then_some(()));
 }
 
-/// Where the unwind tables of the C library and the dynamic linker are: a debug build makes them in
-/// more time than a sample waits for them on a busy machine.
-fn tables() -> &'static Path {
-    static TABLES: OnceLock<TestDir> = OnceLock::new();
-    TABLES.get_or_init(|| {
-        let dir = TestDir::new("files-tables");
-        let running = shares().start(&[LONG]);
-        let pid = running.pid().to_string();
-        let rprofd = Rprofd::new(&dir).args(["-v", "--pid", &pid]);
-        let rprofd = rprofd.args(["--unwind-cache".as_ref(), dir.join("tables").as_os_str()]);
-        let rprofd = rprofd.start();
-        // The program's own is among them.
-        wait_for("unwind tables", LIMIT, || {
-            let entries = fs::read_dir(dir.join("tables")).ok()?;
-            (entries.flatten().count() >= 3).then_some(())
-        });
-        rprofd.signal(Signal::INT);
-        rprofd.wait().expect_success();
-        dir
-    })
-}
-
 /// `rprofd` that writes to `dir`.
 fn rprofd(dir: &Path) -> Rprofd {
     fs::create_dir_all(dir).expect("create");
-    let tables = tables().join("tables");
+    let tables = tables::kept("files-tables");
     let rprofd = Rprofd::new(dir).args(["-v", "-F", "499"]);
     rprofd.args(["--unwind-cache".as_ref(), tables.as_os_str()])
 }

@@ -5,20 +5,32 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use rprofd_tests::{Profile, Program, Rprofd, TestDir, machine, pprof::Sample};
+use rprofd_tests::{Profile, Program, Rprofd, TestDir, machine, pprof::Sample, tables};
 
 /// How the programs without frame pointers are compiled.
 const FLAGS: [&str; 3] = ["-O2", "-fomit-frame-pointer", "-pthread"];
 
-/// One at a time: a debug build takes its time to make libc's table, longer than a stack waits for
-/// it beside others that do the same.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Who has libc's table made is alone: a debug build takes its time for it, longer than a stack waits for
+/// it beside others.
+static ALONE: RwLock<()> = RwLock::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    ALONE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Beside others that have it already.
+fn beside() -> RwLockReadGuard<'static, ()> {
+    ALONE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `rprofd` that has it.
+fn rprofd(dir: &TestDir) -> Rprofd {
+    let tables = tables::kept("unwinding-tables");
+    let rprofd = Rprofd::new(dir).args(["-F", "499", "--user-only"]);
+    rprofd.args(["--unwind-cache".as_ref(), tables.as_os_str()])
 }
 
 /// Runs a shape of the program, and expects all stacks of its busy leaf to go through `through`,
@@ -27,10 +39,10 @@ fn shape(name: &str, through: &[&str], root: &str) {
     if !machine::can_profile() || !machine::has(&["gcc", "go"]) {
         return;
     }
-    let _alone = alone();
+    let _beside = beside();
     let dir = TestDir::new(&format!("unwinding-{name}"));
     let program = Program::build_with("shapes.c", &FLAGS);
-    let run = Rprofd::new(&dir).args(["-F", "499", "--user-only", "--", program.arg(), name]).run();
+    let run = rprofd(&dir).args(["--", program.arg(), name]).run();
     let profile = run.expect_success().profile_of("shapes");
     let total = profile.total("samples");
     let whole = profile.total_where("samples", |sample| {
@@ -79,10 +91,9 @@ fn thread() {
 /// The profile of a program that does the same twice; it is the second time that is judged, when
 /// its tables are there.
 fn phases(name: &str, program: &Program, shape: &str) -> Profile {
-    let _alone = alone();
+    let _beside = beside();
     let dir = TestDir::new(&format!("unwinding-{name}"));
-    let run =
-        Rprofd::new(&dir).args(["-F", "499", "--user-only", "--", program.arg(), shape]).run();
+    let run = rprofd(&dir).args(["--", program.arg(), shape]).run();
     run.expect_success().profile_of("measured")
 }
 
