@@ -74,6 +74,7 @@ pub(crate) async fn named(
             addresses: addresses.clone(),
             viewer,
             tag: 0,
+            tells_times: false,
             started: None,
             reply,
         })));

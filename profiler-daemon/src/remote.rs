@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, sync::mpsc::UnboundedReceiver};
 
 use crate::{
-    profile::{Kind, Profile, Spent, Window, pprof},
+    profile::{Kind, Profile, SPENT_BYTES, Spent, Window, pprof},
     recorder::{Control, News, Order, RecordError, control::Orders},
     run::RunError,
     server::GREETING,
@@ -134,7 +134,9 @@ async fn record(control: &Control, asked: &Asked) -> Result<(), String> {
     for profile in &mut profiles {
         profile.kind = *kind;
     }
-    control.tell(News::Stopped(profiles.len(), Spent::default()));
+    let mut spent = Spent::default();
+    profiles.iter().for_each(|it| spent += it.spent);
+    control.tell(News::Stopped(profiles.len(), spent));
     control.tell(News::Window(window, profiles));
     Ok(())
 }
@@ -161,8 +163,11 @@ fn decoded(mut bytes: &[u8]) -> Result<(Window, Vec<Profile>), String> {
     let mut profiles = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
         let length = u32::from_le_bytes(*length) as usize;
-        let (profile, rest) = rest.split_at_checked(length).ok_or(CUT)?;
-        profiles.push(pprof::decode(profile).map_err(|error| error.to_string())?);
+        let (spent, rest) = rest.split_first_chunk::<SPENT_BYTES>().ok_or(CUT)?;
+        let (encoded, rest) = rest.split_at_checked(length).ok_or(CUT)?;
+        let mut profile = pprof::decode(encoded).map_err(|error| error.to_string())?;
+        profile.spent = Spent::from_bytes(spent);
+        profiles.push(profile);
         bytes = rest;
     }
     if profiles.is_empty() || !bytes.is_empty() {
@@ -196,6 +201,7 @@ mod tests {
         for profile in profiles {
             let encoded = pprof::encode(profile);
             bytes.extend((encoded.len() as u32).to_le_bytes());
+            bytes.extend(profile.spent.to_bytes());
             bytes.extend(encoded);
         }
         bytes
@@ -206,11 +212,14 @@ mod tests {
         let mut window = empty(1, "x");
         window.processes.clear();
         window.comments.push("lost.samples=3".to_owned());
-        let bytes = framed(&[window, program(7, "app", 0x1000), program(8, "b", 0x1000)]);
+        let mut app = program(7, "app", 0x1000);
+        app.spent = Spent { threads: 2, running_ns: 1, runnable_ns: 2, waiting_ns: 3 };
+        let bytes = framed(&[window, app.clone(), program(8, "b", 0x1000)]);
         let (window, profiles) = decoded(&bytes).unwrap();
         assert_eq!(window.losses, [("samples", 3)]);
         assert_eq!(profiles.len(), 2);
         assert_eq!(profiles[1].processes[0].pid, 8);
+        assert_eq!((profiles[0].spent, profiles[1].spent), (app.spent, Spent::default()));
         for cut in [0, 3, 10, bytes.len() - 1] {
             assert!(decoded(&bytes[..cut]).is_err(), "{cut}");
         }

@@ -306,6 +306,11 @@ fn users_record_their_own_processes_without_sudo() {
     let share = profile.share("burn_40");
     assert!((0.3..0.5).contains(&share), "{share}");
     assert!(run.stderr.contains("burn_40"), "{}", run.stderr);
+    let told = "Of the time of its thread: ";
+    let told = run.stderr.lines().find_map(|line| line.strip_prefix(told)?.split_once('%'));
+    let on_cpu: f64 = told.and_then(|(share, _)| share.parse().ok()).expect("a share");
+    let used = profile.total("cpu") as f64 / 3e9 * 100.0;
+    assert!((on_cpu - used).abs() < 10.0, "{on_cpu} {used}: {}", run.stderr);
     let file = run.file("theirs.", ".cpu.pb.gz");
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(file).expect("it")), NOBODY);
 

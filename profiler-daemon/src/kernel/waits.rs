@@ -129,13 +129,13 @@ impl Sampler {
         }
     }
 
-    /// Has the ends of threads told from now on.
+    /// Has the ends of threads told from now on, or not any more.
     ///
     /// # Errors
     ///
     /// [`KernelError`].
-    pub fn tell_ends(&mut self) -> Result<(), KernelError> {
-        self.object.set_attached(Tracepoint::End, true)
+    pub fn tell_ends(&mut self, is_told: bool) -> Result<(), KernelError> {
+        self.object.set_attached(Tracepoint::End, is_told)
     }
 
     /// Forgets a thread: it turned out not to be profiled.

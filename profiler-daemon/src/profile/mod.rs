@@ -22,7 +22,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-pub use self::{labels::Labels, spent::Spent};
+pub use self::{
+    labels::Labels,
+    spent::{SPENT_BYTES, Spent},
+};
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

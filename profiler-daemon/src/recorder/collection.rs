@@ -10,7 +10,7 @@ use profiler_ebpf::record::Wait;
 use super::{
     rates::{Thinner, mean_rate},
     requests::Scope,
-    spent::ByLife,
+    spent::{ByLife, Times},
     waits::Threads,
 };
 use crate::{
@@ -55,6 +55,8 @@ pub(super) struct Collection {
     pub(super) aggregate: Aggregate,
     /// Of a kind that has to do with waits.
     pub(super) threads: Threads,
+    /// What is known of how threads spend its time, where that is asked for.
+    pub(super) times: Option<Times>,
     /// How threads spent its time, once it has ended.
     pub(super) spent: ByLife,
     /// What else is to be said of it: comments.

@@ -14,7 +14,7 @@ use super::{
     collection::{Collection, CollectionId, Counted, LookFor, Taken},
     rates::Thinner,
     requests::{Request, Scope},
-    spent::ByLife,
+    spent::{ByLife, Times},
     waits::{Stock, Threads},
 };
 use crate::{
@@ -74,6 +74,7 @@ impl Collections {
             kind,
             aggregate: Aggregate::default(),
             threads: Threads::at_begin(kind, &Stock::default()),
+            times: None,
             spent: ByLife::default(),
             notes: Vec::new(),
             look: if kind.looks_at_threads() { LookFor::Wanted } else { LookFor::Nothing },
@@ -136,6 +137,30 @@ impl Collections {
             let mut threads = std::mem::take(&mut it.threads);
             threads.close(stock, it.from_ns, |id| it.is_of(table.life(id)));
             it.threads = threads;
+        }
+    }
+
+    /// Whether any asks how threads spend its time.
+    pub(super) fn tells_times(&self) -> bool {
+        self.all.iter().any(|it| it.times.is_some())
+    }
+
+    /// What those know of threads' times that ask for it and take an end that is of `life`.
+    pub(super) fn times_of(&mut self, life: Option<&Life>) -> impl Iterator<Item = &mut Times> {
+        let asked = self.all.iter_mut().filter(move |it| it.times.is_some() && it.is_of(life));
+        asked.filter_map(|it| it.times.as_mut())
+    }
+
+    /// Those of them that have ended: what they know is theirs no more.
+    pub(super) fn take_times(&mut self) -> Vec<(CollectionId, Times)> {
+        let ended = self.all.iter_mut().filter(|it| it.ended.is_some());
+        ended.filter_map(|it| Some((it.id, it.times.take()?))).collect()
+    }
+
+    /// How threads spent the time of one.
+    pub(super) fn spent(&mut self, id: CollectionId, spent: ByLife) {
+        if let Some(it) = self.all.iter_mut().find(|it| it.id == id) {
+            it.spent = spent;
         }
     }
 
@@ -262,12 +287,13 @@ impl Collections {
         members: HashSet<LifeId>,
         before: Counted,
         stock: &Stock,
+        times: Option<Times>,
     ) -> &mut Aggregate {
-        let Request { kind, scope, hertz, duration, addresses: _, viewer, tag, started, reply } =
-            request;
+        let Request { kind, scope, hertz, duration, viewer, tag, started, reply, .. } = request;
         let collection = self.add(kind, scope, hertz, Some(duration), Some(reply), before);
         collection.threads = Threads::at_begin(kind, stock);
         (collection.viewer, collection.tag, collection.members) = (viewer, tag, members);
+        collection.times = times;
         if let Some(started) = started {
             // Whoever asked may have gone.
             let _ = started.send(());
@@ -457,11 +483,12 @@ mod tests {
                 addresses: Vec::new(),
                 viewer: None,
                 tag: 0,
+                tells_times: false,
                 started: None,
                 reply,
             };
             let members = HashSet::from([LifeId(1)]);
-            collections.request(request, members, Counted::default(), &Stock::default());
+            collections.request(request, members, Counted::default(), &Stock::default(), None);
             for (parent, child) in [(1, 2), (2, 3), (8, 9)] {
                 collections.forked(LifeId(parent), LifeId(child));
             }
@@ -484,10 +511,17 @@ mod tests {
                 addresses: Vec::new(),
                 viewer: None,
                 tag: 0,
+                tells_times: false,
                 started: None,
                 reply,
             };
-            collections.request(request, HashSet::new(), Counted::default(), &Stock::default());
+            collections.request(
+                request,
+                HashSet::new(),
+                Counted::default(),
+                &Stock::default(),
+                None,
+            );
             (answer, collections.only_pid())
         };
         let (_cpu, pid) = ask(Kind::Cpu, Scope::All);
@@ -512,10 +546,11 @@ mod tests {
             addresses: Vec::new(),
             viewer: None,
             tag: 7,
+            tells_times: false,
             started: None,
             reply,
         };
-        collections.request(request, HashSet::new(), Counted::default(), &Stock::default());
+        collections.request(request, HashSet::new(), Counted::default(), &Stock::default(), None);
         assert_eq!(collections.wanted_rate(), 499);
         assert!(!collections.is_any_over());
         collections.cut_short(8);

@@ -67,6 +67,8 @@ pub struct Request {
     pub viewer: Option<u32>,
     /// By which [`super::Order::End`] ends it before its time; 0: none does.
     pub tag: u64,
+    /// Whether it is told how the processes' threads spent its time.
+    pub tells_times: bool,
     /// Who is to be told when it begins.
     pub started: Option<oneshot::Sender<()>>,
     /// Where to send it; if nobody waits there any more, the recording ends.
@@ -98,6 +100,7 @@ impl Recorder {
                 tracing::error!("{} cannot be recorded here: {error}", kind.name());
                 return self.follow_kinds();
             }
+            let times = if request.tells_times { self.new_times() } else { None };
             let stock = if kind.counts_threads() { self.stock()? } else { Stock::default() };
             let before = self.counted()?;
             let there = self.table.lives().filter(|life| life.is_there());
@@ -111,7 +114,7 @@ impl Recorder {
                 // It takes as long as it takes.
                 request.duration = LONGEST_LOOK;
             }
-            self.collections.request(request, members, before, &stock);
+            self.collections.request(request, members, before, &stock, times);
             return Ok(());
         }
         let time_ns = clock::boot_ns();
@@ -119,7 +122,7 @@ impl Recorder {
         request.duration = Duration::ZERO;
         let before = self.counted()?;
         let stock = Stock::default();
-        let aggregate = self.collections.request(request, HashSet::new(), before, &stock);
+        let aggregate = self.collections.request(request, HashSet::new(), before, &stock, None);
         let is_seen = |life: &&Life| viewer.is_none_or(|uid| life.process.viewer_uid == uid);
         let lives = self.table.lives().filter(|life| life.is_there() && scope.has(&life.process));
         // The kernel's are the same for all.
@@ -144,6 +147,7 @@ impl Recorder {
         if changed {
             self.set_rate(self.collections.wanted_rate())?;
             self.follow_kinds()?;
+            self.follow_times()?;
         }
         Ok(())
     }

@@ -59,6 +59,14 @@ impl Times {
         Self { since_ns, before, ended, total }
     }
 
+    /// A thread of a process has ended.
+    fn ended(&mut self, life: LifeId, end: &Wait) {
+        if self.since_ns <= end.sample.time_ns {
+            let spent = self.of(end.into(), end.sample.time_ns);
+            *self.ended.entry(life).or_default() += spent;
+        }
+    }
+
     /// How a thread spent the time until then.
     fn of(&self, thread: Thread, until_ns: u64) -> Spent {
         let before_ns = match self.before.get(&thread.tid) {
@@ -78,11 +86,29 @@ impl Recorder {
     /// Begins to look at threads' times, if they are to be told.
     pub(super) fn begin_times(&mut self) -> Result<(), RecordError> {
         if self.settings.tells_times {
-            self.sampler.tell_ends()?;
-            let threads = self.sampler.snapshot()?;
-            self.times = Some(Times::since(&threads, clock::boot_ns()));
+            self.times = Some(self.times_from_now()?);
         }
         Ok(())
+    }
+
+    fn times_from_now(&mut self) -> Result<Times, RecordError> {
+        self.sampler.tell_ends(true)?;
+        let threads = self.sampler.snapshot()?;
+        Ok(Times::since(&threads, clock::boot_ns()))
+    }
+
+    /// The same for what somebody asks for, which goes on without.
+    pub(super) fn new_times(&mut self) -> Option<Times> {
+        let times = self.times_from_now();
+        let failed =
+            |error: &_| tracing::warn!("how threads spend their time is not told: {error}");
+        times.inspect_err(failed).ok()
+    }
+
+    /// Has the ends of threads told while somebody asks how they spend their time.
+    pub(super) fn follow_times(&mut self) -> Result<(), RecordError> {
+        let is_told = self.settings.tells_times || self.collections.tells_times();
+        Ok(self.sampler.tell_ends(is_told)?)
     }
 
     /// Has the times end as they are now.
@@ -96,12 +122,9 @@ impl Recorder {
     /// A thread has ended.
     pub(super) fn thread_ended(&mut self, life: LifeId, end: &Wait) {
         let stopped_ns = self.last_threads.as_ref().map_or(u64::MAX, |(_, at_ns)| *at_ns);
-        if let Some(times) = &mut self.times
-            && (times.since_ns..stopped_ns).contains(&end.sample.time_ns)
-        {
-            let spent = times.of(end.into(), end.sample.time_ns);
-            *times.ended.entry(life).or_default() += spent;
-        }
+        let own = self.times.as_mut().filter(|_| end.sample.time_ns < stopped_ns);
+        let asked = self.collections.times_of(self.table.life(life));
+        own.into_iter().chain(asked).for_each(|times| times.ended(life, end));
     }
 
     /// How the threads of each process have spent the time since the last call.
@@ -111,21 +134,42 @@ impl Recorder {
             Some(last) => last,
             None => (self.sampler.snapshot()?, clock::boot_ns()),
         };
-        let mut by_life = HashMap::new();
-        for thread in &threads {
-            if let Some(image) = self.profiled_image(&thread.sample)? {
-                *by_life.entry(image.life).or_default() += times.of(thread.into(), now_ns);
-            }
-        }
         let mut next = Times::since(&threads, now_ns);
-        for (life, spent) in times.ended {
-            *by_life.entry(life).or_default() += spent;
-        }
         next.total = times.total;
+        let by_life = self.spent_since(times, &threads, now_ns)?;
         for &spent in by_life.values() {
             next.total += spent;
         }
         self.times = Some(next);
+        Ok(by_life)
+    }
+
+    /// Tells those who asked for it and are over how threads spent their time.
+    pub(super) fn tell_spent(&mut self) -> Result<(), RecordError> {
+        for (id, times) in self.collections.take_times() {
+            let (threads, now_ns) = (self.sampler.snapshot()?, clock::boot_ns());
+            let spent = self.spent_since(times, &threads, now_ns)?;
+            self.collections.spent(id, spent);
+        }
+        Ok(())
+    }
+
+    /// How the threads of each process have spent the time until they were as in `threads`.
+    fn spent_since(
+        &mut self,
+        times: Times,
+        threads: &[Snapshot],
+        now_ns: u64,
+    ) -> Result<ByLife, RecordError> {
+        let mut by_life: HashMap<LifeId, Spent> = HashMap::new();
+        for thread in threads {
+            if let Some(image) = self.profiled_image(&thread.sample)? {
+                *by_life.entry(image.life).or_default() += times.of(thread.into(), now_ns);
+            }
+        }
+        for (life, spent) in times.ended {
+            *by_life.entry(life).or_default() += spent;
+        }
         Ok(by_life.into())
     }
 

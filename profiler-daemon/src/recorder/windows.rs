@@ -54,6 +54,7 @@ impl Recorder {
         }
         let spent = if windows { self.take_spent()? } else { ByLife::default() };
         self.collections.end(&ends, counted, &stock, &spent, &self.table);
+        self.tell_spent()?;
         if windows && !self.stopping {
             self.collections.next_windows(counted, &stock);
         }

@@ -438,6 +438,7 @@ pub(super) async fn record(
         addresses,
         viewer: peer.viewer(),
         tag: 0,
+        tells_times: false,
         started: None,
         reply,
     })));

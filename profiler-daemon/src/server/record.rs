@@ -2,7 +2,8 @@
 //!
 //! `POST /record?pid=1,2&kind=cpu&hz=99&children=true&tag=7` answers with a line as soon as it records, and
 //! when that is over with profiles, one per process, each behind its length in four bytes, least
-//! significant first; the first has no samples, and tells the window. `POST /record/end?tag=7` lets
+//! significant first, and how its threads spent the time ([`crate::profile::Spent`]); the first has no samples, and tells
+//! the window. `POST /record/end?tag=7` lets
 //! it be over. A client that hangs up ends it, too.
 
 use std::{
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// The line that says that it records.
-pub(crate) const GREETING: &[u8] = b"rprofd records\n";
+pub(crate) const GREETING: &[u8] = b"rprofd records, and tells times\n";
 
 /// The longest, where nobody ends it before.
 pub(super) const LONGEST: Duration = Duration::from_secs(3600);
@@ -80,6 +81,7 @@ pub(super) async fn begin(
         // [`encode`] leaves out what is not theirs.
         viewer: None,
         tag: asked.tag,
+        tells_times: true,
         started: Some(started),
         reply,
     })));
@@ -127,6 +129,7 @@ fn encode(peer: Peer, window: &Window, profiles: Vec<Profile>) -> Vec<u8> {
         // None is that long.
         let length = u32::try_from(encoded.len()).unwrap_or_default();
         bytes.extend(length.to_le_bytes());
+        bytes.extend(profile.spent.to_bytes());
         bytes.extend(encoded);
     };
     let mut first = merge(window, &[], MergedName::First);
