@@ -14,7 +14,7 @@ use profiler_ebpf::{
     record::{MAX_USER_FRAMES, StackHeader, Wait},
     targets::{self, Mode, Target, Verdict},
     unwind::table::{BLOCK_BYTES, SLAB_BLOCKS, Table},
-    waits::{Pace, Thread},
+    waits::{Pace, Random, Thread},
 };
 
 use crate::{
@@ -145,9 +145,15 @@ pub(crate) struct GoSpace {
 
 #[map]
 pub(crate) static GO_SPACE: PerCpuArray<GoSpace> = PerCpuArray::with_max_entries(1, 0);
-/// How many stacks of waits a CPU takes.
+/// How many stacks of waits a CPU takes, and which.
+#[repr(C)]
+pub(crate) struct CpuPace {
+    pub(crate) pace: Pace,
+    pub(crate) random: Random,
+}
+
 #[map]
-pub(crate) static PACES: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static PACES: PerCpuArray<CpuPace> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static RANGES: Array<Range> =
     Array::with_max_entries(config::RANGES, aya_ebpf::bindings::BPF_F_MMAPABLE);

@@ -6,26 +6,26 @@ use aya_ebpf::{
     helpers::{
         bpf_get_smp_processor_id,
         generated::{
-            bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
-            bpf_get_prandom_u32, bpf_ktime_get_boot_ns,
+            bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_prandom_u32,
+            bpf_ktime_get_boot_ns,
         },
     },
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
 };
 use profiler_ebpf::{
     config::{Config, Control, waits},
     record::{Kind, Sample, Wait},
-    waits::{State, Thread, is_kept},
+    waits::{NO_SYSTEM_CALL, State, Thread, is_kept},
 };
 
 use crate::{
     maps::{
-        CONTROL, COUNTERS, PACES, RECORDS, SCRATCH, THREADS, WAIT_SPACE, config_in_place, count,
-        is_wanted, submit_flags,
+        CONTROL, COUNTERS, CpuPace, PACES, RECORDS, SCRATCH, THREADS, WAIT_SPACE, config_in_place,
+        count, is_wanted, submit_flags,
     },
     registers, stacks,
-    task::{TASK_DEAD, Task},
+    task::{KnownTask, TASK_DEAD, Task},
     timing::Run,
 };
 
@@ -35,8 +35,8 @@ use crate::{
 /// # Minimum kernel version
 ///
 /// 5.18 (`prev_state`).
-#[raw_tracepoint(tracepoint = "sched_switch")]
-pub(crate) fn switch(ctx: RawTracePointContext) -> i32 {
+#[btf_tracepoint(function = "sched_switch")]
+pub(crate) fn switch(ctx: BtfTracePointContext) -> i32 {
     let (Some(control), Some(counters)) = (CONTROL.get(0), COUNTERS.get_ptr_mut(0)) else {
         return 0;
     };
@@ -56,21 +56,20 @@ pub(crate) fn switch(ctx: RawTracePointContext) -> i32 {
 /// The current thread gives its CPU up.
 #[inline(always)]
 fn leave(
-    ctx: &RawTracePointContext,
+    ctx: &BtfTracePointContext,
     config: &Config,
     control: &Control,
     now_ns: u64,
 ) -> Option<()> {
-    // SAFETY: the helper has no arguments.
-    let current = unsafe { bpf_get_current_pid_tgid() };
-    let (pid, tid) = ((current >> 32) as u32, current as u32);
-    if tid == 0 || !control.follows(pid) {
-        return None;
-    }
-    let prev_state = ctx.arg::<u32>(3);
-    let is_preempted = ctx.arg::<u8>(0) != 0;
     // SAFETY: the helper has no arguments; its result is the current task.
     let task_btf = unsafe { bpf_get_current_task_btf() };
+    let known = KnownTask(task_btf.cast_const().cast());
+    if !known.may_be_followed(config, control) {
+        return None;
+    }
+    let (pid, tid) = (known.tgid(config), known.tid(config));
+    let prev_state = ctx.arg::<u32>(3);
+    let is_preempted = ctx.arg::<u8>(0) != 0;
     let task = Task(task_btf.cast_const().cast());
     let thread = THREADS.get_ptr_mut(tid).or_else(|| first_seen(task, tid, config, control))?;
     // SAFETY: the value stays while the program runs. Others change single words of it at most.
@@ -101,11 +100,14 @@ fn leave(
     thread.woken_ns = 0;
     thread.weight = 0;
     thread.is_attributed = 0;
-    if is_waiting {
+    let is_charged = is_waiting && control.waits & waits::MUTEX != 0;
+    if is_charged {
         let (system_call, argument) = registers::system_call(task_btf);
         let is_same = (system_call, argument) == (thread.system_call, thread.argument);
         thread.chain.go_on(is_same, now_ns);
         (thread.system_call, thread.argument) = (system_call, argument);
+    } else if is_waiting {
+        thread.system_call = NO_SYSTEM_CALL;
     }
     // Last: who wakes it, on another CPU, looks at this first.
     // SAFETY: an aligned word of the map's value.
@@ -115,12 +117,12 @@ fn leave(
         return None;
     }
     // SAFETY: the pointer is to this CPU's element.
-    let cpu_pace = unsafe { &mut *PACES.get_ptr_mut(0)? };
+    let CpuPace { pace: cpu_pace, random } = unsafe { &mut *PACES.get_ptr_mut(0)? };
     let of_thread = thread.pace.weight(now_ns, control.thread_pace);
     let of_cpu = cpu_pace.weight(now_ns, control.cpu_pace);
     let weight = if of_thread > of_cpu { of_thread } else { of_cpu };
     // SAFETY: the helper has no arguments.
-    if weight > 1 && unsafe { bpf_get_prandom_u32() } & (weight - 1) != 0 {
+    if weight > 1 && random.next(|| unsafe { bpf_get_prandom_u32() }) & (weight - 1) != 0 {
         return None;
     }
     thread.pace.took(control.thread_pace);
@@ -132,6 +134,9 @@ fn leave(
         return None;
     }
     scratch.busy = 1;
+    if is_waiting && !is_charged {
+        (thread.system_call, thread.argument) = registers::system_call(task_btf);
+    }
     let sample = &mut thread.sample;
     sample.exec_id = task.exec_id(config).unwrap_or_default();
     sample.epoch = control.epoch;
@@ -158,10 +163,6 @@ fn leave(
 /// Begins to keep something of a thread, if it is to be profiled.
 #[inline(always)]
 fn first_seen(task: Task, tid: u32, config: &Config, control: &Control) -> Option<*mut Thread> {
-    let flags = task.flags(config)?;
-    if !flags.user_code {
-        return None;
-    }
     // SAFETY: the pointer is to this CPU's element, and nothing of ours interrupts us here.
     let thread = unsafe { &mut (*WAIT_SPACE.get_ptr_mut(0)?).thread };
     *thread = Thread::default();
@@ -186,17 +187,17 @@ fn first_seen(task: Task, tid: u32, config: &Config, control: &Control) -> Optio
 /// The next thread gets the CPU.
 #[inline(always)]
 fn enter(
-    ctx: &RawTracePointContext,
+    ctx: &BtfTracePointContext,
     config: &Config,
     control: &Control,
     now_ns: u64,
 ) -> Option<()> {
-    let tid = Task(ctx.arg::<*const u8>(2)).tid(config)?;
-    if tid == 0 {
+    let next = KnownTask(ctx.arg::<*const u8>(2));
+    if !next.may_be_followed(config, control) {
         return None;
     }
     // SAFETY: as in `leave`.
-    let thread = unsafe { &mut *THREADS.get_ptr_mut(tid)? };
+    let thread = unsafe { &mut *THREADS.get_ptr_mut(next.tid(config))? };
     arrive(control, thread, now_ns);
     Some(())
 }

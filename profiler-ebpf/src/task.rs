@@ -1,7 +1,7 @@
 //! Fields of the kernel's `task_struct`, at the offsets that the daemon read from BTF.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use profiler_ebpf::config::Config;
+use profiler_ebpf::config::{Config, Control};
 
 /// `PF_KTHREAD`: a kernel thread (`include/linux/sched.h`).
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -26,11 +26,7 @@ impl Task {
     /// Whether user code runs in it, and whether it is a kernel thread.
     #[inline(always)]
     pub(crate) fn flags(self, config: &Config) -> Option<Flags> {
-        let flags: u32 = self.read(config.task_flags)?;
-        Some(Flags {
-            kernel_thread: flags & PF_KTHREAD != 0,
-            user_code: flags & (PF_KTHREAD | PF_USER_WORKER) == 0,
-        })
+        Some(Flags::of(self.read(config.task_flags)?))
     }
 
     /// Whether it has its user memory: a task that ends has given it up, and in the middle of an
@@ -126,9 +122,48 @@ impl Task {
     }
 }
 
+/// A `task_struct` that the verifier knows to be one: what is in it is read without calling anybody.
+#[derive(Clone, Copy)]
+pub(crate) struct KnownTask(pub(crate) *const u8);
+
+impl KnownTask {
+    #[inline(always)]
+    fn number(self, offset: u32) -> u32 {
+        // SAFETY: the verifier takes no other pointer, and where it is wrong the number is 0. The
+        // daemon wrote the offset before the program was loaded, so that it is a constant.
+        unsafe { core::ptr::read_volatile(self.0.add(offset as usize).cast::<u32>()) }
+    }
+
+    /// Whether user code runs in it, of a process whose threads are followed.
+    #[inline(always)]
+    pub(crate) fn may_be_followed(self, config: &Config, control: &Control) -> bool {
+        Flags::of(self.number(config.task_flags)).user_code && control.follows(self.tgid(config))
+    }
+
+    #[inline(always)]
+    pub(crate) fn tgid(self, config: &Config) -> u32 {
+        self.number(config.task_tgid)
+    }
+
+    #[inline(always)]
+    pub(crate) fn tid(self, config: &Config) -> u32 {
+        self.number(config.task_pid)
+    }
+}
+
 /// What kind of task it is.
 #[derive(Clone, Copy)]
 pub(crate) struct Flags {
     pub(crate) kernel_thread: bool,
     pub(crate) user_code: bool,
+}
+
+impl Flags {
+    #[inline(always)]
+    const fn of(flags: u32) -> Self {
+        Self {
+            kernel_thread: flags & PF_KTHREAD != 0,
+            user_code: flags & (PF_KTHREAD | PF_USER_WORKER) == 0,
+        }
+    }
 }

@@ -6,6 +6,9 @@ use crate::{arch::FUTEX, record::Sample};
 const FUTEX_WAKE: u32 = 454;
 const FUTEX_WAIT: u32 = 455;
 
+/// What stands for the number of a system call that nobody has asked for.
+pub const NO_SYSTEM_CALL: u32 = u32::MAX;
+
 /// Whether a system call may wait for a futex, which its first argument points to.
 #[inline(always)]
 pub const fn may_wait_for_futex(system_call: u32) -> bool {
@@ -59,7 +62,7 @@ pub struct Thread {
     pub since_ns: u64,
     /// When it was woken; 0: it was not.
     pub woken_ns: u64,
-    /// First argument of the system call that it waits in.
+    /// First argument of the system call that it waits in, if the number is there.
     pub argument: u64,
     /// For how long it was in each [`State`], in nanoseconds, up to `since_ns`.
     pub total_ns: [u64; STATES],
@@ -70,7 +73,8 @@ pub struct Thread {
     pub unattributed_ns: u64,
     /// Its [`State`] as a number.
     pub state: u32,
-    /// Number of the system call that it waits in.
+    /// Number of the system call that it waits in; [`NO_SYSTEM_CALL`] where neither its stack nor who ends
+    /// the wait is asked for.
     pub system_call: u32,
     /// The stack stands for so many; 0: none was taken.
     pub weight: u32,
@@ -222,6 +226,25 @@ impl Pace {
     }
 }
 
+/// Random numbers without a call: Marsaglia's xorshift of 32 bits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Random(u32);
+
+impl Random {
+    /// The next one. `seed` is called for the first, and is to be even over all numbers.
+    #[inline(always)]
+    pub fn next(&mut self, seed: impl FnOnce() -> u32) -> u32 {
+        // 0 would stay 0.
+        let mut number = if self.0 == 0 { seed() | 1 } else { self.0 };
+        number ^= number << 13;
+        number ^= number >> 17;
+        number ^= number << 5;
+        self.0 = number;
+        number
+    }
+}
+
 /// How many a [`Pace`] takes in a period so that it takes `in_second` of them; 0: all.
 pub const fn in_period(in_second: u32) -> u32 {
     if in_second == 0 {
@@ -253,7 +276,7 @@ const _: () = assert!(size_of::<Thread>() == 216);
 mod tests {
     use super::*;
 
-    /// Numbers that look random: xorshift.
+    /// Numbers that look random: xorshift of 64 bits.
     struct Random(u64);
 
     impl Random {
@@ -283,6 +306,20 @@ mod tests {
             }
         }
         [taken, sum]
+    }
+
+    #[test]
+    fn one_of_a_power_of_two_comes_as_often_as_it_should() {
+        for seed in [0, 1, 0x8000_0000, u32::MAX] {
+            let mut random = super::Random::default();
+            for weight in [2_u32, 8, 64] {
+                let hits =
+                    (0..1 << 16).filter(|_| random.next(|| seed) & (weight - 1) == 0).count();
+                let wanted = f64::from(1 << 16) / f64::from(weight);
+                let off = (hits as f64 - wanted).abs();
+                assert!(off < 5.0 * wanted.sqrt(), "{seed:#x}: {hits} of one in {weight}");
+            }
+        }
     }
 
     #[test]

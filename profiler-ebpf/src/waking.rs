@@ -8,8 +8,8 @@ use aya_ebpf::{
             bpf_get_prandom_u32, bpf_ktime_get_boot_ns,
         },
     },
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
 };
 use profiler_ebpf::{
     config::waits,
@@ -22,13 +22,13 @@ use crate::{
         CONTROL, COUNTERS, PACES, RECORDS, SCRATCH, THREADS, config_in_place, count, submit_flags,
     },
     registers, stacks,
-    task::Task,
+    task::{KnownTask, Task},
     timing::Run,
 };
 
 /// `sched_waking(task)`: runs in the thread that wakes, or in what interrupts it.
-#[raw_tracepoint(tracepoint = "sched_waking")]
-pub(crate) fn waking(ctx: RawTracePointContext) -> i32 {
+#[btf_tracepoint(function = "sched_waking")]
+pub(crate) fn waking(ctx: BtfTracePointContext) -> i32 {
     let Some(counters) = COUNTERS.get_ptr_mut(0) else { return 0 };
     // SAFETY: the pointer is to this CPU's element.
     let counters = unsafe { &mut *counters };
@@ -40,18 +40,21 @@ pub(crate) fn waking(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn wake(ctx: &RawTracePointContext) -> Option<()> {
+fn wake(ctx: &BtfTracePointContext) -> Option<()> {
     let config = config_in_place();
-    let tid = Task(ctx.arg::<*const u8>(0)).tid(config)?;
+    let control = CONTROL.get(0)?;
+    let woken = KnownTask(ctx.arg::<*const u8>(0));
+    if !woken.may_be_followed(config, control) {
+        return None;
+    }
     // SAFETY: the value stays while the program runs. Others change single words of it at most.
-    let thread = unsafe { &mut *THREADS.get_ptr_mut(tid)? };
+    let thread = unsafe { &mut *THREADS.get_ptr_mut(woken.tid(config))? };
     if thread.state != State::Waiting as u32 || thread.woken_ns != 0 {
         return None;
     }
     // SAFETY: the helper has no arguments.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
     thread.woken_ns = now_ns;
-    let control = CONTROL.get(0)?;
     if control.waits & waits::MUTEX == 0 || !may_wait_for_futex(thread.system_call) {
         return None;
     }
@@ -73,7 +76,7 @@ fn wake(ctx: &RawTracePointContext) -> Option<()> {
     thread.unattributed = thread.unattributed.saturating_sub(u64::from(count));
     thread.unattributed_ns = thread.unattributed_ns.saturating_sub(length_ns);
     // SAFETY: the pointer is to this CPU's element.
-    let pace = unsafe { &mut *PACES.get_ptr_mut(0)? };
+    let pace = unsafe { &mut (*PACES.get_ptr_mut(0)?).pace };
     let weight = pace.weight(now_ns, control.cpu_pace);
     let one_of = weight.saturating_mul(control.mutex_fraction);
     // SAFETY: the helper has no arguments.

@@ -8,7 +8,10 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{Iter, PerfEvent, ProgramFd, RawTracePoint, raw_trace_point::RawTracePointLinkId},
+    programs::{
+        BtfTracePoint, Iter, PerfEvent, ProgramFd, RawTracePoint,
+        raw_trace_point::RawTracePointLinkId, tp_btf::BtfTracePointLinkId,
+    },
 };
 use aya_log::EbpfLogger;
 use profiler_ebpf::{
@@ -53,7 +56,14 @@ pub(super) struct Object {
     /// Holds the programs and the tracepoints' links.
     programs: Ebpf,
     /// Those of [`Tracepoint`]s that are attached now.
-    attached: std::collections::HashMap<Tracepoint, RawTracePointLinkId>,
+    attached: std::collections::HashMap<Tracepoint, Link>,
+}
+
+/// Of a program to its tracepoint.
+enum Link {
+    Raw(RawTracePointLinkId),
+    /// The program is told the types of its arguments.
+    Typed(BtfTracePointLinkId),
 }
 
 /// What is attached while it is needed alone: programs, and their tracepoints.
@@ -199,15 +209,41 @@ impl Object {
             return Ok(());
         }
         let (name, place) = tracepoint.names();
-        let program: &mut RawTracePoint = program(&mut self.programs, name)?;
         if let Some(link) = self.attached.remove(&tracepoint) {
-            return program.detach(link).map_err(|error| from_aya(&error));
+            let detached = match link {
+                Link::Raw(link) => self.program::<RawTracePoint>(name)?.detach(link),
+                Link::Typed(link) => self.program::<BtfTracePoint>(name)?.detach(link),
+            };
+            return detached.map_err(|error| from_aya(&error));
         }
-        if program.fd().is_err() {
-            program.load().map_err(|error| from_aya(&error))?;
+        let link = match tracepoint {
+            Tracepoint::Switch | Tracepoint::Waking => {
+                if self.program::<BtfTracePoint>(name)?.fd().is_err() {
+                    self.load_typed()?;
+                }
+                self.program::<BtfTracePoint>(name)?.attach().map(Link::Typed)
+            }
+            Tracepoint::Spawn | Tracepoint::End => {
+                let program = self.program::<RawTracePoint>(name)?;
+                if program.fd().is_err() {
+                    program.load().map_err(|error| from_aya(&error))?;
+                }
+                program.attach(place).map(Link::Raw)
+            }
+        };
+        self.attached.insert(tracepoint, link.map_err(|error| from_aya(&error))?);
+        Ok(())
+    }
+
+    /// Loads the programs that are told the types of their arguments: all of them, since to read the
+    /// kernel's types takes longer than that.
+    fn load_typed(&mut self) -> Result<(), KernelError> {
+        let btf = aya::Btf::from_sys_fs().map_err(|error| from_aya(&error))?;
+        for tracepoint in [Tracepoint::Switch, Tracepoint::Waking] {
+            let (name, place) = tracepoint.names();
+            let program = self.program::<BtfTracePoint>(name)?;
+            program.load(place, &btf).map_err(|error| from_aya(&error))?;
         }
-        let link = program.attach(place).map_err(|error| from_aya(&error))?;
-        self.attached.insert(tracepoint, link);
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ pub struct Closeness {
 }
 
 /// So many stacks of waits are taken on a CPU in a second, unless all are.
-const CPU_STACKS: u32 = 2_000;
+const CPU_STACKS: u32 = 1_000;
 
 impl Default for Closeness {
     fn default() -> Self {
