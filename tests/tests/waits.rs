@@ -179,9 +179,10 @@ fn a_thread_over_its_quota_is_throttled() {
         Running::start(Command::new("taskset").args(["--cpu-list", "0", program.arg(), "600"]));
     let pid = running.pid().to_string();
     cgroup.take(&pid);
+    // It may have to be built first.
+    let rprofd = Rprofd::new(&dir).args(["-k", "wall", "-d", "4s", "--pid", &pid]);
     let before_ns = cgroup.throttled_ns();
-    let run =
-        Rprofd::new(&dir).args(["-k", "wall", "-d", "4s", "--pid", &pid]).run().expect_success();
+    let run = rprofd.run().expect_success();
     let most = i64::try_from(cgroup.throttled_ns() - before_ns).expect("nanoseconds");
     let profile = profile(&run, "shares", "wall");
     let found = profile.total_where("wall", |sample| sample.labels["state"] == "throttled");
