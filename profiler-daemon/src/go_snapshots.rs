@@ -22,8 +22,10 @@ use crate::{
 /// How often all are read, at most.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// After a round there is a rest of so many times its length.
+/// After all were read there is a rest of so many times what that took, and after those alone that are
+/// new, which may not be there for long.
 const REST: u32 = 10;
+const REST_OF_NEW: u32 = 3;
 
 /// What is no Go program is asked again after this long: it may have called `exec`.
 const OTHERS_EVERY: Duration = Duration::from_secs(5);
@@ -65,6 +67,7 @@ impl Snapshots {
             begun: Instant::now(),
             last: BTreeMap::new(),
             said: HashSet::new(),
+            read: HashSet::new(),
             others: HashMap::new(),
             watches: HashMap::new(),
             next_tag: 0,
@@ -93,6 +96,8 @@ struct Rounds {
     last: BTreeMap<Key, (Kind, Instant, GoTaken)>,
     /// Of which it was said why there is nothing.
     said: HashSet<((u32, u64), Kind)>,
+    /// Those of which all was read that there is.
+    read: HashSet<(u32, u64)>,
     /// When it was found that there is nothing to be read.
     others: HashMap<(u32, u64), Instant>,
     /// By pid, start and kind: those whose goroutines are watched, and what comes when they are not any
@@ -111,19 +116,27 @@ type Watch = oneshot::Receiver<Result<GoMemory, NoGoWaits>>;
 impl Rounds {
     async fn until(mut self, ends: Arc<Notify>) -> Taken {
         let mut rest = Duration::from_millis(200);
+        let mut all_at = Instant::now();
         loop {
             let is_last = tokio::select! {
                 () = ends.notified() => true,
                 () = tokio::time::sleep(rest) => false,
             };
-            let begun = Instant::now();
             if is_last {
                 // What was read before is there in any case.
                 let _ = tokio::time::timeout(LAST, self.last_round()).await;
                 break;
             }
-            self.round().await;
-            rest = EVERY.max(begun.elapsed() * REST);
+            let begun = Instant::now();
+            let is_of_all = begun >= all_at;
+            self.round(is_of_all).await;
+            let took = begun.elapsed();
+            if is_of_all {
+                all_at = Instant::now() + EVERY.max(took * REST);
+                rest = EVERY;
+            } else {
+                rest = EVERY.max(took * REST_OF_NEW);
+            }
         }
         let end = Instant::now();
         let mut taken = Taken::new();
@@ -137,13 +150,13 @@ impl Rounds {
 
     /// A recording that has just begun does not know any process yet.
     async fn last_round(&mut self) {
-        while self.round().await == 0 && self.last.is_empty() && self.begun.elapsed() < KNOWN {
+        while self.round(true).await == 0 && self.last.is_empty() && self.begun.elapsed() < KNOWN {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Reads all; how many processes there are.
-    async fn round(&mut self) -> usize {
+    /// Reads all, or what was not read yet; how many processes there are.
+    async fn round(&mut self, is_of_all: bool) -> usize {
         let (reply, answer) = oneshot::channel();
         self.orders.give(Order::ListProfiled(reply));
         let processes = answer.await.unwrap_or_default();
@@ -152,7 +165,10 @@ impl Rounds {
         };
         self.watches.retain(|of, _| is_there(of));
         for process in &processes {
-            self.look(process).await;
+            let key = (process.pid, process.start_ns);
+            if is_of_all || !self.read.contains(&key) {
+                self.look(process).await;
+            }
         }
         processes.len()
     }
@@ -162,9 +178,11 @@ impl Rounds {
         if self.others.get(&key).is_some_and(|at| at.elapsed() < OTHERS_EVERY) {
             return;
         }
+        let mut is_read = true;
         for kind in self.kinds.clone() {
             let Some(what) = go::what_of(kind) else { continue };
             let Ok(Ok(memory)) = go::read(&self.orders, None, process.pid, what).await else {
+                is_read = false;
                 continue;
             };
             if memory.is_other {
@@ -199,6 +217,9 @@ impl Rounds {
             let (time, duration) = (SystemTime::now(), Duration::ZERO);
             let taken = GoTaken { kind: shown, memory, named, time, duration, comments };
             self.last.insert((key.0, key.1, kind.name()), (kind, at, taken));
+        }
+        if is_read {
+            self.read.insert(key);
         }
     }
 }
