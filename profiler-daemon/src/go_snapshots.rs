@@ -22,10 +22,9 @@ use crate::{
 /// How often all are read, at most.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// After all were read there is a rest of so many times what that took, and after those alone that are
-/// new, which may not be there for long.
+/// After all were read they rest for so many times what that took; what is new, and may not be there for
+/// long, is read meanwhile, and then rests as long.
 const REST: u32 = 10;
-const REST_OF_NEW: u32 = 3;
 
 /// What is no Go program is asked again after this long: it may have called `exec`.
 const OTHERS_EVERY: Duration = Duration::from_secs(5);
@@ -130,12 +129,10 @@ impl Rounds {
             let begun = Instant::now();
             let is_of_all = begun >= all_at;
             self.round(is_of_all).await;
-            let took = begun.elapsed();
+            rest = EVERY.max(begun.elapsed() * REST);
             if is_of_all {
-                all_at = Instant::now() + EVERY.max(took * REST);
+                all_at = Instant::now() + rest;
                 rest = EVERY;
-            } else {
-                rest = EVERY.max(took * REST_OF_NEW);
             }
         }
         let end = Instant::now();
