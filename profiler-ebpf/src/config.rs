@@ -34,6 +34,8 @@ pub struct Config {
     pub task_cfs_rq: u32,
     /// `cfs_rq.throttle_count`; 0: as above.
     pub cfs_rq_throttle_count: u32,
+    /// `cfs_rq.throttled_clock_self_time`; 0: the kernel does not count it.
+    pub cfs_rq_throttled_ns: u32,
     /// `task_struct.__state`
     pub task_state: u32,
     /// `task_struct.on_cpu`
@@ -50,6 +52,8 @@ pub struct Config {
     pub task_delayed: u32,
     /// `task_struct.thread.fsbase` on x86_64; 0: there is none.
     pub task_thread_pointer: u32,
+    /// 0.
+    pub reserved: u32,
     /// Random start value of stack IDs, so that no program can aim for a collision.
     pub seed: u64,
 }

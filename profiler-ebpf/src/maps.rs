@@ -38,6 +38,7 @@ static CONFIG: Config = Config {
     task_pid: 0,
     task_cfs_rq: 0,
     cfs_rq_throttle_count: 0,
+    cfs_rq_throttled_ns: 0,
     task_state: 0,
     task_on_cpu: 0,
     task_nvcsw: 0,
@@ -46,6 +47,7 @@ static CONFIG: Config = Config {
     task_ran: 0,
     task_delayed: 0,
     task_thread_pointer: 0,
+    reserved: 0,
     seed: 0,
 };
 
@@ -145,9 +147,11 @@ pub(crate) struct GoSpace {
 
 #[map]
 pub(crate) static GO_SPACE: PerCpuArray<GoSpace> = PerCpuArray::with_max_entries(1, 0);
-/// How many stacks of waits a CPU takes, and which.
+/// Of a CPU: since when the thread on it has it, and how many stacks of waits are taken there, and which.
 #[repr(C)]
 pub(crate) struct CpuPace {
+    /// Boot-time clock, in nanoseconds.
+    pub(crate) switched_ns: u64,
     pub(crate) pace: Pace,
     pub(crate) random: Random,
 }

@@ -47,7 +47,11 @@ pub(crate) fn switch(ctx: BtfTracePointContext) -> i32 {
     let config = config_in_place();
     // SAFETY: the helper has no arguments.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
-    let _ = leave(&ctx, config, control, now_ns);
+    let Some(cpu) = PACES.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the pointer is to this CPU's element.
+    let cpu = unsafe { &mut *cpu };
+    let _ = leave(&ctx, config, control, cpu, now_ns);
+    cpu.switched_ns = now_ns;
     let _ = enter(&ctx, config, control, now_ns);
     run.end(counters);
     0
@@ -59,6 +63,7 @@ fn leave(
     ctx: &BtfTracePointContext,
     config: &Config,
     control: &Control,
+    cpu: &mut CpuPace,
     now_ns: u64,
 ) -> Option<()> {
     // SAFETY: the helper has no arguments; its result is the current task.
@@ -79,8 +84,8 @@ fn leave(
         let _ = THREADS.remove(tid);
         return None;
     }
-    if let Some(arrival_ns) = thread.unseen_arrival(now_ns) {
-        arrive(control, thread, arrival_ns);
+    if let Some(arrival_ns) = thread.unseen_arrival(cpu.switched_ns, now_ns) {
+        arrive(config, control, thread, task, arrival_ns);
     }
     thread.total_ns[State::Running as usize] += now_ns.wrapping_sub(thread.since_ns);
     if prev_state & TASK_DEAD != 0 {
@@ -91,10 +96,15 @@ fn leave(
     let is_waiting = !is_preempted && prev_state != 0;
     let state = if is_waiting {
         State::Waiting
-    } else if task.is_throttled(config) {
-        State::Throttled
     } else {
-        State::Runnable
+        match task.queue(config) {
+            Some(queue) if queue.is_throttled(config) => {
+                thread.queue = queue.id();
+                thread.queue_throttled_ns = queue.throttled_ns(config).unwrap_or_default();
+                State::Throttled
+            }
+            _ => State::Runnable,
+        }
     };
     thread.since_ns = now_ns;
     thread.woken_ns = 0;
@@ -116,8 +126,7 @@ fn leave(
     if control.waits & wanted == 0 {
         return None;
     }
-    // SAFETY: the pointer is to this CPU's element.
-    let CpuPace { pace: cpu_pace, random } = unsafe { &mut *PACES.get_ptr_mut(0)? };
+    let CpuPace { pace: cpu_pace, random, .. } = cpu;
     let of_thread = thread.pace.weight(now_ns, control.thread_pace);
     let of_cpu = cpu_pace.weight(now_ns, control.cpu_pace);
     let weight = if of_thread > of_cpu { of_thread } else { of_cpu };
@@ -198,13 +207,19 @@ fn enter(
     }
     // SAFETY: as in `leave`.
     let thread = unsafe { &mut *THREADS.get_ptr_mut(next.tid(config))? };
-    arrive(control, thread, now_ns);
+    arrive(config, control, thread, Task(next.0), now_ns);
     Some(())
 }
 
-/// The thread has the CPU since `now_ns`: sends what ended then.
+/// The thread, whose task is `task`, has the CPU since `now_ns`: sends what ended then.
 #[inline(always)]
-fn arrive(control: &Control, thread: &mut Thread, now_ns: u64) {
+fn arrive(config: &Config, control: &Control, thread: &mut Thread, task: Task, now_ns: u64) {
+    if thread.state == State::Throttled as u32
+        && let Some(queue) = task.queue(config)
+        && let Some(throttled_ns) = queue.throttled_ns(config)
+    {
+        thread.may_run_again(queue.id(), throttled_ns);
+    }
     let length_ns = now_ns.wrapping_sub(thread.since_ns);
     thread.arrive(now_ns);
     // SAFETY: the helper has no arguments.

@@ -83,14 +83,13 @@ impl Task {
         Some((self.read(config.task_ran)?, delayed))
     }
 
-    /// Whether its cgroup, or one above, has used up its quota of CPU time.
+    /// The queue that its cgroup has on its CPU.
     #[inline(always)]
-    pub(crate) fn is_throttled(self, config: &Config) -> bool {
-        if config.task_cfs_rq == 0 || config.cfs_rq_throttle_count == 0 {
-            return false;
+    pub(crate) fn queue(self, config: &Config) -> Option<Queue> {
+        if config.task_cfs_rq == 0 {
+            return None;
         }
-        let Some(queue) = self.read::<*const u8>(config.task_cfs_rq) else { return false };
-        Task(queue).read::<i32>(config.cfs_rq_throttle_count).is_some_and(|count| count > 0)
+        self.read(config.task_cfs_rq).map(|queue| Queue(Task(queue)))
     }
 
     /// Its own start: boot-time clock, in nanoseconds.
@@ -119,6 +118,39 @@ impl Task {
     #[inline(always)]
     pub(crate) fn exec_id(self, config: &Config) -> Option<u32> {
         self.read(config.task_self_exec_id)
+    }
+}
+
+/// A `cfs_rq`: what is ready of a cgroup on one CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Queue(Task);
+
+impl Queue {
+    /// What tells it from others.
+    #[inline(always)]
+    pub(crate) fn id(self) -> u64 {
+        self.0.0.addr() as u64
+    }
+
+    /// Whether its cgroup, or one above, has used up its quota of CPU time.
+    #[inline(always)]
+    pub(crate) fn is_throttled(self, config: &Config) -> bool {
+        let count = config.cfs_rq_throttle_count;
+        count != 0 && self.0.read::<i32>(count).is_some_and(|count| count > 0)
+    }
+
+    /// For how long that was so while there was something in it, up to when it last ended, in
+    /// nanoseconds.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// 6.5.
+    #[inline(always)]
+    pub(crate) fn throttled_ns(self, config: &Config) -> Option<u64> {
+        if config.cfs_rq_throttled_ns == 0 {
+            return None;
+        }
+        self.0.read(config.cfs_rq_throttled_ns)
     }
 }
 

@@ -60,10 +60,14 @@ pub struct Thread {
     pub sample: Sample,
     /// When its state began: boot-time clock, in nanoseconds.
     pub since_ns: u64,
-    /// When it was woken; 0: it was not.
+    /// When it was woken, or its cgroup was allowed CPU time again; 0: that was not, or is not known.
     pub woken_ns: u64,
     /// First argument of the system call that it waits in, if the number is there.
     pub argument: u64,
+    /// Its cgroup's queue where it is [`State::Throttled`].
+    pub queue: u64,
+    /// For how long that was throttled before, in nanoseconds.
+    pub queue_throttled_ns: u64,
     /// For how long it was in each [`State`], in nanoseconds, up to `since_ns`.
     pub total_ns: [u64; STATES],
     /// Times it waited for a futex and was not woken by a thread that held it, since it was first
@@ -88,23 +92,34 @@ pub struct Thread {
 
 impl Thread {
     /// When it got the CPU that it has at `now_ns`, if nobody told: a kernel may leave a switch out, as
-    /// that from a thread that it hides. It is taken to have had it since it was woken, and where that
-    /// is not known, for no time. What ended then is told late: a recording may be over that it was of.
+    /// that from a thread that it hides. It is taken to have had it since the last switch there, at
+    /// `switched_ns`, that was told, unless it was woken, or gave a CPU up, after that. What ended then
+    /// is told late: a recording may be over that it was of.
     #[inline(always)]
-    pub const fn unseen_arrival(&self, now_ns: u64) -> Option<u64> {
+    pub const fn unseen_arrival(&self, switched_ns: u64, now_ns: u64) -> Option<u64> {
         if self.state == State::Running as u32 {
-            None
-        } else if self.state == State::Waiting as u32 && self.is_woken(now_ns) {
-            Some(self.woken_ns)
-        } else {
-            Some(now_ns)
+            return None;
+        }
+        let is_woken = self.state == State::Waiting as u32 && self.is_woken(now_ns);
+        let least_ns = if is_woken { self.woken_ns } else { self.since_ns };
+        Some(if switched_ns > least_ns { switched_ns } else { least_ns })
+    }
+
+    /// It was throttled, and gets a CPU from `queue`, which was throttled for `throttled_ns` up to now.
+    /// If it was moved from one CPU to another meanwhile, nobody knows since when it may run.
+    #[inline(always)]
+    pub const fn may_run_again(&mut self, queue: u64, throttled_ns: u64) {
+        if queue == self.queue {
+            let length_ns = throttled_ns.wrapping_sub(self.queue_throttled_ns);
+            self.woken_ns = self.since_ns.wrapping_add(length_ns);
         }
     }
 
     /// It waited, or was ready, and gets the CPU at `now_ns`: adds to what that was.
     #[inline(always)]
     pub const fn arrive(&mut self, now_ns: u64) {
-        if self.state != State::Waiting as u32 {
+        let is_waiting = self.state == State::Waiting as u32;
+        if !is_waiting && self.state != State::Throttled as u32 {
             let length_ns = now_ns.wrapping_sub(self.since_ns);
             self.total_ns[self.state as usize & (STATES - 1)] += length_ns;
             return;
@@ -113,8 +128,11 @@ impl Thread {
             self.woken_ns = now_ns;
         }
         let waited_ns = self.woken_ns.wrapping_sub(self.since_ns);
-        self.total_ns[State::Waiting as usize] += waited_ns;
+        self.total_ns[self.state as usize & (STATES - 1)] += waited_ns;
         self.total_ns[State::Runnable as usize] += now_ns.wrapping_sub(self.woken_ns);
+        if !is_waiting {
+            return;
+        }
         if self.is_attributed == 0 && may_wait_for_futex(self.system_call) {
             self.unattributed += 1;
             self.unattributed_ns += waited_ns;
@@ -270,7 +288,7 @@ pub const fn is_kept(length_ns: u64, rate_ns: u64, random: u32) -> bool {
     length_ns >= rate_ns || (random as u64 * (rate_ns >> 8)) >> 24 < length_ns
 }
 
-const _: () = assert!(size_of::<Thread>() == 216);
+const _: () = assert!(size_of::<Thread>() == 232);
 
 #[cfg(test)]
 mod tests {
@@ -362,13 +380,40 @@ mod tests {
     }
 
     #[test]
+    fn who_was_throttled_is_ready_once_its_queue_is_not() {
+        let throttled = Thread {
+            state: State::Throttled as u32,
+            queue: 1,
+            queue_throttled_ns: 50,
+            ..waiting(0)
+        };
+        for (queue, throttled_ns, totals) in [
+            (1, 650, [0, 400, 600, 0]),
+            (1, 50, [0, 1_000, 0, 0]),
+            // What cannot be.
+            (1, 1_051, [0, 0, 1_000, 0]),
+            (1, 40, [0, 0, 1_000, 0]),
+            // Another CPU's.
+            (2, 650, [0, 0, 1_000, 0]),
+        ] {
+            let mut thread = throttled;
+            thread.may_run_again(queue, throttled_ns);
+            thread.arrive(2_000);
+            assert_eq!(thread.total_ns, totals, "{queue} {throttled_ns}");
+            assert_eq!(thread.unattributed, 0);
+        }
+    }
+
+    #[test]
     fn an_arrival_that_was_not_told_is_guessed() {
         let running = Thread { state: State::Running as u32, ..waiting(0) };
-        assert_eq!(running.unseen_arrival(2_000), None);
-        assert_eq!(waiting(1_600).unseen_arrival(2_000), Some(1_600));
-        assert_eq!(waiting(0).unseen_arrival(2_000), Some(2_000));
+        assert_eq!(running.unseen_arrival(1_500, 2_000), None);
+        assert_eq!(waiting(1_600).unseen_arrival(1_500, 2_000), Some(1_600));
+        assert_eq!(waiting(1_600).unseen_arrival(1_700, 2_000), Some(1_700));
+        assert_eq!(waiting(0).unseen_arrival(1_500, 2_000), Some(1_500));
+        assert_eq!(waiting(0).unseen_arrival(500, 2_000), Some(1_000));
         let ready = Thread { state: State::Runnable as u32, ..waiting(1_600) };
-        assert_eq!(ready.unseen_arrival(2_000), Some(2_000));
+        assert_eq!(ready.unseen_arrival(1_500, 2_000), Some(1_500));
     }
 
     #[test]

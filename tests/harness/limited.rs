@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A cgroup with a limit; removed when dropped.
@@ -51,6 +51,21 @@ impl Limited {
             value.unwrap_or(0_u64)
         };
         of("throttled_time ") + of("throttled_usec ") * 1_000
+    }
+
+    /// As [`Self::throttled_ns`], with what is of it now: the kernel counts that when it ends. Something
+    /// in it has to use up all that it may.
+    pub fn throttled_to_now_ns(&self) -> u64 {
+        let before_ns = self.throttled_ns();
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            thread::sleep(Duration::from_millis(10));
+            let now_ns = self.throttled_ns();
+            if now_ns != before_ns {
+                return now_ns;
+            }
+            assert!(Instant::now() < end, "it is not throttled any more");
+        }
     }
 
     /// Moves a process into it.

@@ -183,7 +183,7 @@ fn a_thread_over_its_quota_is_throttled() {
     let rprofd = Rprofd::new(&dir).args(["-k", "wall", "-d", "4s", "--pid", &pid]);
     let before_ns = cgroup.throttled_ns();
     let run = rprofd.run().expect_success();
-    let most = i64::try_from(cgroup.throttled_ns() - before_ns).expect("nanoseconds");
+    let most = i64::try_from(cgroup.throttled_to_now_ns() - before_ns).expect("nanoseconds");
     let profile = profile(&run, "shares", "wall");
     let found = profile.total_where("wall", |sample| sample.labels["state"] == "throttled");
     // The kernel's figure is of the seconds in which rprofd starts and ends, too.

@@ -42,6 +42,8 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
         task_pid: offset("pid")?,
         task_cfs_rq: queue().unwrap_or_default(),
         cfs_rq_throttle_count: member_of("cfs_rq", "throttle_count").unwrap_or_default(),
+        // Since 6.5.
+        cfs_rq_throttled_ns: member_of("cfs_rq", "throttled_clock_self_time").unwrap_or_default(),
         task_state: offset("__state")?,
         // A kernel for one CPU has none.
         task_on_cpu: offset("on_cpu").unwrap_or_default(),

@@ -221,15 +221,16 @@ fn parts(wait: &Wait, from_ns: u64, until_ns: u64) -> [(State, u64); 2] {
     let overlap =
         |begin_ns: u64, end_ns: u64| end_ns.min(until_ns).saturating_sub(begin_ns.max(from_ns));
     let end_ns = wait.sample.time_ns;
-    match State::from_number(wait.state) {
-        Some(State::Waiting) | None => {
+    let state = State::from_number(wait.state).unwrap_or(State::Waiting);
+    match state {
+        State::Waiting | State::Throttled => {
             let woken_ns = if wait.woken_ns == 0 { end_ns } else { wait.woken_ns.min(end_ns) };
             [
-                (State::Waiting, overlap(wait.begin_ns, woken_ns)),
+                (state, overlap(wait.begin_ns, woken_ns)),
                 (State::Runnable, overlap(woken_ns, end_ns)),
             ]
         }
-        Some(state) => [(state, overlap(wait.begin_ns, end_ns)), (state, 0)],
+        State::Running | State::Runnable => [(state, overlap(wait.begin_ns, end_ns)), (state, 0)],
     }
 }
 
@@ -448,6 +449,8 @@ mod tests {
         assert_eq!(parts(&wait, 310, 1000), [(State::Waiting, 0), (State::Runnable, 40)]);
         let preempted = Wait { state: State::Runnable as u32, ..wait };
         assert_eq!(parts(&preempted, 0, 1000)[0], (State::Runnable, 250));
+        let throttled = Wait { state: State::Throttled as u32, ..wait };
+        assert_eq!(parts(&throttled, 0, 1000), [(State::Throttled, 200), (State::Runnable, 50)]);
     }
 
     #[test]
