@@ -29,4 +29,5 @@ pub mod server;
 pub mod sudo;
 pub mod symbolize;
 pub mod targets;
+mod text;
 pub mod unwind;

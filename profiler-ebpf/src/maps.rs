@@ -46,6 +46,10 @@ static CONFIG: Config = Config {
     task_comm: 0,
     task_ran: 0,
     task_delayed: 0,
+    task_queued: 0,
+    task_arrived: 0,
+    cfs_rq_rq: 0,
+    rq_clock: 0,
     task_thread_pointer: 0,
     reserved: 0,
     seed: 0,
@@ -147,11 +151,9 @@ pub(crate) struct GoSpace {
 
 #[map]
 pub(crate) static GO_SPACE: PerCpuArray<GoSpace> = PerCpuArray::with_max_entries(1, 0);
-/// Of a CPU: since when the thread on it has it, and how many stacks of waits are taken there, and which.
+/// How many stacks of waits a CPU takes, and which.
 #[repr(C)]
 pub(crate) struct CpuPace {
-    /// Boot-time clock, in nanoseconds.
-    pub(crate) switched_ns: u64,
     pub(crate) pace: Pace,
     pub(crate) random: Random,
 }

@@ -47,11 +47,7 @@ pub(crate) fn switch(ctx: BtfTracePointContext) -> i32 {
     let config = config_in_place();
     // SAFETY: the helper has no arguments.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
-    let Some(cpu) = PACES.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the pointer is to this CPU's element.
-    let cpu = unsafe { &mut *cpu };
-    let _ = leave(&ctx, config, control, cpu, now_ns);
-    cpu.switched_ns = now_ns;
+    let _ = leave(&ctx, config, control, now_ns);
     let _ = enter(&ctx, config, control, now_ns);
     run.end(counters);
     0
@@ -63,7 +59,6 @@ fn leave(
     ctx: &BtfTracePointContext,
     config: &Config,
     control: &Control,
-    cpu: &mut CpuPace,
     now_ns: u64,
 ) -> Option<()> {
     // SAFETY: the helper has no arguments; its result is the current task.
@@ -84,7 +79,11 @@ fn leave(
         let _ = THREADS.remove(tid);
         return None;
     }
-    if let Some(arrival_ns) = thread.unseen_arrival(cpu.switched_ns, now_ns) {
+    let ran_ns = known.ran_ns(config);
+    if let Some(arrival_ns) = thread.unseen_arrival(ran_ns.unwrap_or_default(), now_ns) {
+        if ran_ns.is_some() {
+            thread.was_ready(known.delayed_ns(config), 0, arrival_ns);
+        }
         arrive(config, control, thread, task, arrival_ns);
     }
     thread.total_ns[State::Running as usize] += now_ns.wrapping_sub(thread.since_ns);
@@ -108,6 +107,7 @@ fn leave(
     };
     thread.since_ns = now_ns;
     thread.woken_ns = 0;
+    thread.delayed_ns = known.delayed_ns(config);
     thread.weight = 0;
     thread.is_attributed = 0;
     let is_charged = is_waiting && control.waits & waits::MUTEX != 0;
@@ -126,7 +126,8 @@ fn leave(
     if control.waits & wanted == 0 {
         return None;
     }
-    let CpuPace { pace: cpu_pace, random, .. } = cpu;
+    // SAFETY: the pointer is to this CPU's element.
+    let CpuPace { pace: cpu_pace, random } = unsafe { &mut *PACES.get_ptr_mut(0)? };
     let of_thread = thread.pace.weight(now_ns, control.thread_pace);
     let of_cpu = cpu_pace.weight(now_ns, control.cpu_pace);
     let weight = if of_thread > of_cpu { of_thread } else { of_cpu };
@@ -207,6 +208,9 @@ fn enter(
     }
     // SAFETY: as in `leave`.
     let thread = unsafe { &mut *THREADS.get_ptr_mut(next.tid(config))? };
+    if config.rq_clock != 0 {
+        thread.was_ready(next.delayed_ns(config), next.queued_ns(config), now_ns);
+    }
     arrive(config, control, thread, Task(next.0), now_ns);
     Some(())
 }

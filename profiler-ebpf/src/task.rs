@@ -154,16 +154,55 @@ impl Queue {
     }
 }
 
-/// A `task_struct` that the verifier knows to be one: what is in it is read without calling anybody.
+/// A `task_struct`, or what one points to, that the verifier knows to be one: what is in it is read
+/// without calling anybody.
 #[derive(Clone, Copy)]
 pub(crate) struct KnownTask(pub(crate) *const u8);
 
 impl KnownTask {
     #[inline(always)]
-    fn number(self, offset: u32) -> u32 {
-        // SAFETY: the verifier takes no other pointer, and where it is wrong the number is 0. The
+    fn load<T>(self, offset: u32) -> T {
+        // SAFETY: the verifier takes no other pointer, and where it is wrong what is read is 0. The
         // daemon wrote the offset before the program was loaded, so that it is a constant.
-        unsafe { core::ptr::read_volatile(self.0.add(offset as usize).cast::<u32>()) }
+        unsafe { core::ptr::read_volatile(self.0.add(offset as usize).cast::<T>()) }
+    }
+
+    #[inline(always)]
+    fn number(self, offset: u32) -> u32 {
+        self.load(offset)
+    }
+
+    /// For how long it has waited for a CPU, and was done with it, in nanoseconds.
+    #[inline(always)]
+    pub(crate) fn delayed_ns(self, config: &Config) -> u64 {
+        if config.task_delayed == 0 { 0 } else { self.load(config.task_delayed) }
+    }
+
+    /// For how long it waits for the CPU that it gets now, in nanoseconds.
+    #[inline(always)]
+    pub(crate) fn queued_ns(self, config: &Config) -> u64 {
+        if config.rq_clock == 0 {
+            return 0;
+        }
+        let since_ns: u64 = self.load(config.task_queued);
+        if since_ns == 0 { 0 } else { self.clock_ns(config).saturating_sub(since_ns) }
+    }
+
+    /// For how long it has had its CPU, in nanoseconds; `None`: the kernel does not tell.
+    #[inline(always)]
+    pub(crate) fn ran_ns(self, config: &Config) -> Option<u64> {
+        if config.rq_clock == 0 {
+            return None;
+        }
+        let since_ns: u64 = self.load(config.task_arrived);
+        Some(self.clock_ns(config).saturating_sub(since_ns))
+    }
+
+    /// The clock of its CPU, as it is at a switch.
+    #[inline(always)]
+    fn clock_ns(self, config: &Config) -> u64 {
+        let cgroup_queue = Self(self.load(config.task_cfs_rq));
+        Self(cgroup_queue.load(config.cfs_rq_rq)).load(config.rq_clock)
     }
 
     /// Whether user code runs in it, of a process whose threads are followed.

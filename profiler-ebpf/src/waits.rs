@@ -68,6 +68,8 @@ pub struct Thread {
     pub queue: u64,
     /// For how long that was throttled before, in nanoseconds.
     pub queue_throttled_ns: u64,
+    /// For how long it had waited for CPUs when it last gave one up, since it began, in nanoseconds.
+    pub delayed_ns: u64,
     /// For how long it was in each [`State`], in nanoseconds, up to `since_ns`.
     pub total_ns: [u64; STATES],
     /// Times it waited for a futex and was not woken by a thread that held it, since it was first
@@ -91,18 +93,28 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// When it got the CPU that it has at `now_ns`, if nobody told: a kernel may leave a switch out, as
-    /// that from a thread that it hides. It is taken to have had it since the last switch there, at
-    /// `switched_ns`, that was told, unless it was woken, or gave a CPU up, after that. What ended then
-    /// is told late: a recording may be over that it was of.
+    /// When it got the CPU that it has at `now_ns`, and had for `ran_ns`, if nobody told: a kernel may
+    /// leave a switch out, as that from a thread that it hides. What ended then is told late: a recording
+    /// may be over that it was of.
     #[inline(always)]
-    pub const fn unseen_arrival(&self, switched_ns: u64, now_ns: u64) -> Option<u64> {
+    pub const fn unseen_arrival(&self, ran_ns: u64, now_ns: u64) -> Option<u64> {
         if self.state == State::Running as u32 {
             return None;
         }
-        let is_woken = self.state == State::Waiting as u32 && self.is_woken(now_ns);
-        let least_ns = if is_woken { self.woken_ns } else { self.since_ns };
-        Some(if switched_ns > least_ns { switched_ns } else { least_ns })
+        let arrival_ns = now_ns.saturating_sub(ran_ns);
+        Some(if arrival_ns > self.since_ns { arrival_ns } else { self.since_ns })
+    }
+
+    /// It waited, and got a CPU at `now_ns`, for which it waited for `queued_ns` beyond `delayed_ns`, which
+    /// is as [`Self::delayed_ns`] by now: so it was woken before that. All in nanoseconds.
+    #[inline(always)]
+    pub const fn was_ready(&mut self, delayed_ns: u64, queued_ns: u64, now_ns: u64) {
+        if self.state != State::Waiting as u32 {
+            return;
+        }
+        let ready_ns = delayed_ns.saturating_sub(self.delayed_ns).saturating_add(queued_ns);
+        let woken_ns = now_ns.saturating_sub(ready_ns);
+        self.woken_ns = if woken_ns > self.since_ns { woken_ns } else { self.since_ns };
     }
 
     /// It was throttled, and gets a CPU from `queue`, which was throttled for `throttled_ns` up to now.
@@ -288,7 +300,7 @@ pub const fn is_kept(length_ns: u64, rate_ns: u64, random: u32) -> bool {
     length_ns >= rate_ns || (random as u64 * (rate_ns >> 8)) >> 24 < length_ns
 }
 
-const _: () = assert!(size_of::<Thread>() == 232);
+const _: () = assert!(size_of::<Thread>() == 240);
 
 #[cfg(test)]
 mod tests {
@@ -380,6 +392,27 @@ mod tests {
     }
 
     #[test]
+    fn how_long_it_was_ready_the_kernel_tells() {
+        for (delayed_ns, queued_ns, totals) in [
+            (70, 400, [0, 400, 0, 600]),
+            // It was moved to another CPU meanwhile.
+            (270, 200, [0, 400, 0, 600]),
+            (70, 0, [0, 0, 0, 1_000]),
+            // What cannot be.
+            (0, 5_000, [0, 1_000, 0, 0]),
+        ] {
+            let mut thread = Thread { delayed_ns: 70, ..waiting(0) };
+            thread.was_ready(delayed_ns, queued_ns, 2_000);
+            thread.arrive(2_000);
+            assert_eq!(thread.total_ns, totals, "{delayed_ns} {queued_ns}");
+        }
+        let mut preempted = Thread { state: State::Runnable as u32, ..waiting(0) };
+        preempted.was_ready(70, 400, 2_000);
+        preempted.arrive(2_000);
+        assert_eq!(preempted.total_ns, [0, 1_000, 0, 0]);
+    }
+
+    #[test]
     fn who_was_throttled_is_ready_once_its_queue_is_not() {
         let throttled = Thread {
             state: State::Throttled as u32,
@@ -405,15 +438,14 @@ mod tests {
     }
 
     #[test]
-    fn an_arrival_that_was_not_told_is_guessed() {
+    fn an_arrival_that_was_not_told_is_found_out() {
         let running = Thread { state: State::Running as u32, ..waiting(0) };
-        assert_eq!(running.unseen_arrival(1_500, 2_000), None);
-        assert_eq!(waiting(1_600).unseen_arrival(1_500, 2_000), Some(1_600));
-        assert_eq!(waiting(1_600).unseen_arrival(1_700, 2_000), Some(1_700));
-        assert_eq!(waiting(0).unseen_arrival(1_500, 2_000), Some(1_500));
-        assert_eq!(waiting(0).unseen_arrival(500, 2_000), Some(1_000));
-        let ready = Thread { state: State::Runnable as u32, ..waiting(1_600) };
-        assert_eq!(ready.unseen_arrival(1_500, 2_000), Some(1_500));
+        assert_eq!(running.unseen_arrival(500, 2_000), None);
+        assert_eq!(waiting(0).unseen_arrival(500, 2_000), Some(1_500));
+        assert_eq!(waiting(0).unseen_arrival(0, 2_000), Some(2_000));
+        assert_eq!(waiting(0).unseen_arrival(1_500, 2_000), Some(1_000), "what cannot be");
+        let ready = Thread { state: State::Runnable as u32, ..waiting(0) };
+        assert_eq!(ready.unseen_arrival(500, 2_000), Some(1_500));
     }
 
     #[test]

@@ -27,7 +27,16 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
     let offset = |member: &str| member_of("task_struct", member);
     // Where they are not, nothing is throttled.
     let queue = || Some(offset("se").ok()? + member_of("sched_entity", "cfs_rq").ok()?);
-    let delay = || Some(offset("sched_info").ok()? + member_of("sched_info", "run_delay").ok()?);
+    let of_info =
+        |member: &str| Some(offset("sched_info").ok()? + member_of("sched_info", member).ok()?);
+    // All or none.
+    let ready = || {
+        let clock = [member_of("cfs_rq", "rq").ok()?, member_of("rq", "clock").ok()?];
+        queue()?;
+        of_info("run_delay")?;
+        Some([of_info("last_queued")?, of_info("last_arrival")?, clock[0], clock[1]])
+    };
+    let [task_queued, task_arrived, cfs_rq_rq, rq_clock] = ready().unwrap_or_default();
     // Of x86_64 alone.
     let thread_pointer =
         || Some(offset("thread").ok()? + member_of("thread_struct", "fsbase").ok()?);
@@ -51,7 +60,11 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
         task_nivcsw: offset("nivcsw")?,
         task_comm: offset("comm")?,
         task_ran: offset("se")? + member_of("sched_entity", "sum_exec_runtime")?,
-        task_delayed: delay().unwrap_or_default(),
+        task_delayed: of_info("run_delay").unwrap_or_default(),
+        task_queued,
+        task_arrived,
+        cfs_rq_rq,
+        rq_clock,
         task_thread_pointer: thread_pointer().unwrap_or_default(),
         ..Config::default()
     })

@@ -4,6 +4,8 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use profiler_ebpf::go::{KEY_BYTES, LABEL_WORDS, MAX_LABELS};
 
+use crate::text;
+
 /// Keys and values, sorted by key.
 pub type Labels = Arc<[(Arc<str>, Arc<str>)]>;
 
@@ -108,16 +110,10 @@ pub fn of_build(version: &str, revision: &str) -> Labels {
 /// A string of so many bytes, of which as many are there as the words hold.
 fn text_of(words: &[u64], bytes: u32) -> String {
     let all: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let bytes = bytes as usize;
-    let Some(text) = all.get(..bytes) else {
-        // Not in the middle of a character.
-        let valid = match std::str::from_utf8(&all) {
-            Err(error) if error.error_len().is_none() => &all[..error.valid_up_to()],
-            _ => &all[..],
-        };
-        return format!("{}…", clean(valid));
-    };
-    clean(text).into_owned()
+    match all.get(..bytes as usize) {
+        Some(text) => clean(text).into_owned(),
+        None => clean(text::beginning(&all).as_bytes()).into_owned(),
+    }
 }
 
 /// Control characters would end up in terminals.

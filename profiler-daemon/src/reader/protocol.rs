@@ -40,6 +40,7 @@ pub const VDSO: &str = "[vdso]";
 
 mod files;
 mod go;
+mod go_stacks;
 mod names;
 
 pub use files::{FileInfo, FileKey, NamesFrom, Open, Segment};
@@ -47,6 +48,7 @@ pub use go::{
     GO_RUNNING, GO_WAITS, GoBucket, GoBuild, GoLabelSet, GoLabels, GoMemory, GoRead, GoScheduler,
     GoStack, GoStats, GoWhat, Goroutine, go_minor,
 };
+pub use go_stacks::GoStacks;
 pub use names::{FrameNames, NameFile, NameKernel, NameLine, NamePerfMap, Names};
 
 /// A question to the reader.

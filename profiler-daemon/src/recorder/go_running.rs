@@ -12,7 +12,7 @@ use super::{RecordError, Recorder, SEEK, go::GoRequest};
 use crate::{
     process::{LifeId, Table},
     profile::raw_stacks::RawStacks,
-    reader::protocol::{GO_RUNNING, GoMemory, GoStack},
+    reader::protocol::{GO_RUNNING, GoMemory, GoStacks},
 };
 
 /// So many periods of the clock are waited for: whatever runs on meanwhile is met.
@@ -37,15 +37,15 @@ struct Sought {
     stacks: Stacks,
 }
 
-/// What was read, and is completed.
+/// What was read, and what completes it.
 struct Stacks {
     memory: GoMemory,
     /// Goroutines without a stack, by their numbers: where among all they are.
     missing: HashMap<u64, usize>,
     /// What stacks end in.
     roots: HashSet<u64>,
-    /// Where in the memory's places an avma is.
-    places: HashMap<u64, u32>,
+    /// Where among all goroutines there are that have one by now, and the stack: avmas, leaf first.
+    found: Vec<(usize, Vec<u64>)>,
 }
 
 impl Stacks {
@@ -57,13 +57,12 @@ impl Stacks {
             .map(|(index, it)| (it.goid, index))
             .collect();
         if missing.is_empty() {
-            return Self { memory, missing, roots: HashSet::new(), places: HashMap::new() };
+            return Self { memory, missing, roots: HashSet::new(), found: Vec::new() };
         }
         let still = memory.goroutines.iter().filter(|it| !it.is_moving);
         let still = still.filter_map(|it| memory.stacks.get(it.stack as usize)?.places.last());
         let roots = still.filter_map(|&place| memory.places.get(place as usize).copied()).collect();
-        let places = memory.places.iter().zip(0..).map(|(&avma, number)| (avma, number)).collect();
-        Self { memory, missing, roots, places }
+        Self { memory, missing, roots, found: Vec::new() }
     }
 
     /// Takes the stack of a goroutine that has none: `frames` as a sample has them.
@@ -77,23 +76,24 @@ impl Stacks {
         // As if the leaf had called somebody, as all the others have.
         let leaf = frames.first().map(|pc| pc.wrapping_add(1));
         let avmas = leaf.into_iter().chain(frames.iter().skip(1).copied()).take(MOST_FRAMES);
-        let Self { memory, places, .. } = self;
-        let stack: Vec<u32> = avmas
-            .map(|avma| {
-                *places.entry(avma).or_insert_with(|| {
-                    memory.places.push(avma);
-                    memory.places.len() as u32 - 1
-                })
-            })
-            .collect();
-        let known = memory.stacks.iter().position(|it| it.places == stack);
-        let number = known.unwrap_or_else(|| {
-            memory.stacks.push(GoStack { places: stack });
-            memory.stacks.len() - 1
-        });
-        if let Some(goroutine) = memory.goroutines.get_mut(index) {
-            (goroutine.stack, goroutine.is_moving) = (number as u32, false);
+        self.found.push((index, avmas.collect()));
+    }
+
+    /// What was read, with the stacks that were taken.
+    fn give(self) -> GoMemory {
+        let Self { mut memory, found, .. } = self;
+        if found.is_empty() {
+            return memory;
         }
+        let mut stacks = GoStacks::take(&mut memory);
+        for (index, avmas) in found {
+            if let Some(goroutine) = memory.goroutines.get_mut(index) {
+                let stack = stacks.add(avmas.into_iter());
+                (goroutine.stack, goroutine.is_moving) = (stack, false);
+            }
+        }
+        stacks.give(&mut memory);
+        memory
     }
 }
 
@@ -136,7 +136,7 @@ impl Recorder {
         let is_over = |it: &mut Sought| it.stacks.missing.is_empty() || it.until <= now;
         let over: Vec<Sought> = self.go.running.sought.extract_if(.., is_over).collect();
         for Sought { life, request, stacks, .. } in over {
-            self.answer_go(life, request, Ok(stacks.memory));
+            self.answer_go(life, request, Ok(stacks.give()));
         }
         if self.sampler.tells_goroutines() != self.go.running.is_sought() {
             self.sampler.tell_goroutines(self.go.running.is_sought())?;
@@ -148,7 +148,7 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reader::protocol::Goroutine;
+    use crate::reader::protocol::{GoStack, Goroutine};
 
     const EXIT: u64 = 0x9001;
 
@@ -190,7 +190,7 @@ mod tests {
         stacks.take(4, &[0x3000, EXIT]);
         stacks.take(1, &[0x3000, EXIT]);
         assert!(stacks.missing.is_empty());
-        let Stacks { memory: found, .. } = stacks;
+        let found = stacks.give();
         assert_eq!(avmas(&found, 1), [0x3001, 0x2044, EXIT]);
         assert_eq!(found.goroutines[1].stack, found.goroutines[2].stack, "a stack is there once");
         assert_eq!((avmas(&found, 0), avmas(&found, 3)), (vec![0x1005, EXIT], vec![0x2000]));
@@ -203,7 +203,7 @@ mod tests {
         let mut stacks = Stacks::of(memory());
         stacks.take(2, &[0x3000, 0x8000]);
         stacks.take(2, &[]);
-        assert_eq!(stacks.memory, memory());
+        assert!(stacks.found.is_empty());
         stacks.take(2, &[EXIT]);
         assert_eq!(stacks.missing.keys().collect::<Vec<_>>(), [&3]);
     }

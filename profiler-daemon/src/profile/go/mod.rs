@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Kind, Labels, Outcomes, Profile, Sample, Spent, labels};
-use crate::reader::protocol::{GoBucket, GoLabelSet, GoMemory, GoStack};
+use crate::reader::protocol::{GoBucket, GoLabelSet, GoMemory, GoStacks};
 use frames::Frames;
 
 /// What was read of a process, and the names of all its addresses.
@@ -75,19 +75,12 @@ pub fn measured<'a>(
         source,
         ..GoMemory::default()
     };
-    let mut numbers: HashMap<u64, u32> = HashMap::new();
+    let mut stacks = GoStacks::default();
     for (avmas, count, cycles) in waits {
-        let places = avmas.iter().map(|&avma| {
-            *numbers.entry(avma).or_insert_with(|| {
-                memory.places.push(avma);
-                memory.places.len() as u32 - 1
-            })
-        });
-        let places = places.collect();
-        let stack = memory.stacks.len() as u32;
+        let stack = stacks.add(avmas.iter().copied());
         memory.buckets.push(GoBucket { stack, count, cycles, ..GoBucket::default() });
-        memory.stacks.push(GoStack { places });
     }
+    stacks.give(&mut memory);
     memory
 }
 

@@ -2,8 +2,8 @@
 //! structures: lists of buckets, each with its stack and its record behind it.
 
 use super::{
-    super::protocol::{GoBucket, GoMemory, GoWhat},
-    GoError, Stacks,
+    super::protocol::{GoBucket, GoMemory, GoStacks, GoWhat},
+    GoError, give,
     memory::{Deadline, Memory, Window, half, word, word_in},
     program::Program,
 };
@@ -90,7 +90,7 @@ pub(super) fn read(
         _ => ("runtime.mbuckets", 1),
     };
     let list = program.variable(list)?;
-    let mut stacks = Stacks::default();
+    let mut stacks = GoStacks::default();
     if number != 1 {
         let left_out = walk(memory, list, number, 16, deadline, |it| {
             let stack = stacks.add(it.frames());
@@ -100,13 +100,13 @@ pub(super) fn read(
             found.buckets.push(GoBucket { stack, count, cycles, ..GoBucket::default() });
         })?;
         found.left_out += left_out;
-        stacks.give(program, found);
+        give(stacks, program, found);
         return Ok(());
     }
     for tries in 1.. {
         let cycle = cycle(memory, program)?;
         let (mut buckets, mut futures) = (Vec::new(), Vec::new());
-        stacks = Stacks::default();
+        stacks = GoStacks::default();
         let size = if program.layout.counts_bytes { 32 } else { 16 };
         let left_out = walk(memory, list, number, size * (1 + FUTURES), deadline, |it| {
             let stack = stacks.add(it.frames());
@@ -131,7 +131,7 @@ pub(super) fn read(
         }));
         break;
     }
-    stacks.give(program, found);
+    give(stacks, program, found);
     Ok(())
 }
 

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use super::{
-    super::protocol::{GO_RUNNING, GoMemory, Goroutine},
-    GoError, Stacks,
+    super::protocol::{GO_RUNNING, GoMemory, GoStacks, Goroutine},
+    GoError, give,
     label_sets::LabelSets,
     layout::{self, G_BYTES, SCHED_SP},
     memory::{Deadline, Memory, Pieces, half, word, word_in},
@@ -166,7 +166,7 @@ pub(super) fn read(
     // `fingRunningFinalizer` of `mfinal.go`; the variable came with it in 1.20.
     let status = program.variable("runtime.fingStatus").ok().and_then(|it| half(memory, it));
     let runs_finalizer = status.is_some_and(|status| status & 2 != 0);
-    let mut stacks = Stacks::default();
+    let mut stacks = GoStacks::default();
     let mut states: Vec<&'static str> = Vec::new();
     let mut is_any_sound = false;
     let mut buffers = [Pieces::default(), Pieces::default()];
@@ -212,7 +212,7 @@ pub(super) fn read(
         return Err(GoError::Inconsistent("no goroutine has a stack"));
     }
     found.states = states.into_iter().map(str::to_owned).collect();
-    stacks.give(program, found);
+    give(stacks, program, found);
     if let Some(labels) = labels {
         labels.give(found);
     }
@@ -376,7 +376,7 @@ fn told(
     state: usize,
     labels: u32,
     now_ns: u64,
-    stacks: &mut Stacks,
+    stacks: &mut GoStacks,
 ) -> Goroutine {
     let is_moving = frames.is_none();
     // Of one that runs it is known where it began.

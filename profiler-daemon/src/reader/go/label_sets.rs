@@ -12,6 +12,7 @@ use super::{
     layout::Layout,
     memory::{Memory, Pieces, word_in},
 };
+use crate::text;
 
 /// The most labels of a goroutine that are read.
 const MOST_LABELS: usize = 16;
@@ -57,12 +58,7 @@ impl Text {
         if self.bytes <= MOST_TEXT_BYTES {
             return Some(String::from_utf8_lossy(read).into_owned());
         }
-        // Not in the middle of a character.
-        let valid = match std::str::from_utf8(read) {
-            Err(error) if error.error_len().is_none() => &read[..error.valid_up_to()],
-            _ => read,
-        };
-        Some(format!("{}…", String::from_utf8_lossy(valid)))
+        Some(text::beginning(read))
     }
 }
 

@@ -15,16 +15,15 @@ mod scheduler;
 mod stats;
 mod stripped;
 
-use std::{collections::HashMap, hash::BuildHasher as _, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     elf::ElfError,
     file_pages::FilePages,
     mounts::Mounts,
-    protocol::{GoMemory, GoRead, GoStack, GoWhat, MAX_REPLY_BYTES},
+    protocol::{GoMemory, GoRead, GoStacks, GoWhat, MAX_REPLY_BYTES},
     sys,
 };
 use memory::{Deadline, Memory, ProcessMemory, word};
@@ -265,55 +264,13 @@ fn ticks_per_second(
     Ok(((ticks as f64 * 1e9 / ns.max(1.0)) as u64, true))
 }
 
-/// Distinct stacks, and the distinct addresses in them.
-#[derive(Default)]
-struct Stacks {
-    stacks: Vec<GoStack>,
-    /// Numbers of stacks, by their places' hash.
-    stack_ids: HashTable<u32>,
-    places: Vec<u64>,
-    place_ids: hashbrown::HashMap<u64, u32>,
-    hashes: DefaultHashBuilder,
-    /// The stack that is being added.
-    stack: Vec<u32>,
-}
-
-impl Stacks {
-    fn place(&mut self, avma: u64) -> u32 {
-        *self.place_ids.entry(avma).or_insert_with(|| {
-            self.places.push(avma);
-            self.places.len() as u32 - 1
-        })
-    }
-
-    fn add(&mut self, frames: impl Iterator<Item = u64>) -> u32 {
-        let mut stack = std::mem::take(&mut self.stack);
-        stack.clear();
-        stack.extend(frames.map(|avma| self.place(avma)));
-        let Self { stacks, stack_ids, hashes, .. } = self;
-        let is_it = |&id: &u32| stacks[id as usize].places == stack;
-        let hash = |&id: &u32| hashes.hash_one(&stacks[id as usize].places);
-        let id = match stack_ids.entry(hashes.hash_one(&stack), is_it, hash) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(vacant) => {
-                let next = stacks.len() as u32;
-                vacant.insert(next);
-                stacks.push(GoStack { places: stack.clone() });
-                next
-            }
-        };
-        self.stack = stack;
-        id
-    }
-
-    fn give(self, program: &Program, found: &mut GoMemory) {
-        // A return address may be behind the last byte of its function.
-        let entry = |avma: u64| match program.entry(avma) {
-            entry if entry == avma => entry,
-            _ => program.entry(avma.saturating_sub(1)),
-        };
-        found.entries = self.places.iter().map(|&avma| entry(avma)).collect();
-        found.places = self.places;
-        found.stacks = self.stacks;
-    }
+/// Makes stacks those of what was found, with where the functions in them begin.
+fn give(stacks: GoStacks, program: &Program, found: &mut GoMemory) {
+    stacks.give(found);
+    // A return address may be behind the last byte of its function.
+    let entry = |avma: u64| match program.entry(avma) {
+        entry if entry == avma => entry,
+        _ => program.entry(avma.saturating_sub(1)),
+    };
+    found.entries = found.places.iter().map(|&avma| entry(avma)).collect();
 }
