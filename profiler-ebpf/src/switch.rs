@@ -3,12 +3,10 @@
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::task_struct,
     helpers::{
         bpf_get_smp_processor_id,
-        generated::{
-            bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_prandom_u32,
-            bpf_ktime_get_boot_ns,
-        },
+        generated::{bpf_get_current_comm, bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
     },
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
@@ -61,8 +59,8 @@ fn leave(
     control: &Control,
     now_ns: u64,
 ) -> Option<()> {
-    // SAFETY: the helper has no arguments; its result is the current task.
-    let task_btf = unsafe { bpf_get_current_task_btf() };
+    // The current one: to ask for it takes a call.
+    let task_btf = ctx.arg::<*const task_struct>(1).cast_mut();
     let known = KnownTask(task_btf.cast_const().cast());
     if !known.may_be_followed(config, control) {
         return None;
@@ -79,12 +77,13 @@ fn leave(
         let _ = THREADS.remove(tid);
         return None;
     }
-    let ran_ns = known.ran_ns(config);
-    if let Some(arrival_ns) = thread.unseen_arrival(ran_ns.unwrap_or_default(), now_ns) {
+    if thread.state != State::Running as u32 {
+        let ran_ns = known.ran_ns(config);
+        let arrival_ns = thread.unseen_arrival(ran_ns.unwrap_or_default(), now_ns);
         if ran_ns.is_some() {
             thread.was_ready(known.delayed_ns(config), 0, arrival_ns);
         }
-        arrive(config, control, thread, task, arrival_ns);
+        arrive(config, control, thread, known, arrival_ns);
     }
     thread.total_ns[State::Running as usize] += now_ns.wrapping_sub(thread.since_ns);
     if prev_state & TASK_DEAD != 0 {
@@ -96,10 +95,10 @@ fn leave(
     let state = if is_waiting {
         State::Waiting
     } else {
-        match task.queue(config) {
+        match known.queue(config) {
             Some(queue) if queue.is_throttled(config) => {
                 thread.queue = queue.id();
-                thread.queue_throttled_ns = queue.throttled_ns(config).unwrap_or_default();
+                thread.queue_throttled_ns = queue.throttled_ns(config);
                 State::Throttled
             }
             _ => State::Runnable,
@@ -208,21 +207,21 @@ fn enter(
     }
     // SAFETY: as in `leave`.
     let thread = unsafe { &mut *THREADS.get_ptr_mut(next.tid(config))? };
-    if config.rq_clock != 0 {
+    if thread.state == State::Waiting as u32 && config.rq_clock != 0 {
         thread.was_ready(next.delayed_ns(config), next.queued_ns(config), now_ns);
     }
-    arrive(config, control, thread, Task(next.0), now_ns);
+    arrive(config, control, thread, next, now_ns);
     Some(())
 }
 
 /// The thread, whose task is `task`, has the CPU since `now_ns`: sends what ended then.
 #[inline(always)]
-fn arrive(config: &Config, control: &Control, thread: &mut Thread, task: Task, now_ns: u64) {
+fn arrive(config: &Config, control: &Control, thread: &mut Thread, task: KnownTask, now_ns: u64) {
     if thread.state == State::Throttled as u32
+        && config.cfs_rq_throttled_ns != 0
         && let Some(queue) = task.queue(config)
-        && let Some(throttled_ns) = queue.throttled_ns(config)
     {
-        thread.may_run_again(queue.id(), throttled_ns);
+        thread.may_run_again(queue.id(), queue.throttled_ns(config));
     }
     let length_ns = now_ns.wrapping_sub(thread.since_ns);
     thread.arrive(now_ns);

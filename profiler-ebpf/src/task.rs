@@ -83,15 +83,6 @@ impl Task {
         Some((self.read(config.task_ran)?, delayed))
     }
 
-    /// The queue that its cgroup has on its CPU.
-    #[inline(always)]
-    pub(crate) fn queue(self, config: &Config) -> Option<Queue> {
-        if config.task_cfs_rq == 0 {
-            return None;
-        }
-        self.read(config.task_cfs_rq).map(|queue| Queue(Task(queue)))
-    }
-
     /// Its own start: boot-time clock, in nanoseconds.
     #[inline(always)]
     pub(crate) fn start_ns(self, config: &Config) -> Option<u64> {
@@ -118,39 +109,6 @@ impl Task {
     #[inline(always)]
     pub(crate) fn exec_id(self, config: &Config) -> Option<u32> {
         self.read(config.task_self_exec_id)
-    }
-}
-
-/// A `cfs_rq`: what is ready of a cgroup on one CPU.
-#[derive(Clone, Copy)]
-pub(crate) struct Queue(Task);
-
-impl Queue {
-    /// What tells it from others.
-    #[inline(always)]
-    pub(crate) fn id(self) -> u64 {
-        self.0.0.addr() as u64
-    }
-
-    /// Whether its cgroup, or one above, has used up its quota of CPU time.
-    #[inline(always)]
-    pub(crate) fn is_throttled(self, config: &Config) -> bool {
-        let count = config.cfs_rq_throttle_count;
-        count != 0 && self.0.read::<i32>(count).is_some_and(|count| count > 0)
-    }
-
-    /// For how long that was so while there was something in it, up to when it last ended, in
-    /// nanoseconds.
-    ///
-    /// # Minimum kernel version
-    ///
-    /// 6.5.
-    #[inline(always)]
-    pub(crate) fn throttled_ns(self, config: &Config) -> Option<u64> {
-        if config.cfs_rq_throttled_ns == 0 {
-            return None;
-        }
-        self.0.read(config.cfs_rq_throttled_ns)
     }
 }
 
@@ -201,8 +159,18 @@ impl KnownTask {
     /// The clock of its CPU, as it is at a switch.
     #[inline(always)]
     fn clock_ns(self, config: &Config) -> u64 {
-        let cgroup_queue = Self(self.load(config.task_cfs_rq));
-        Self(cgroup_queue.load(config.cfs_rq_rq)).load(config.rq_clock)
+        let queue = Self(self.load(config.task_cfs_rq));
+        Self(queue.load(config.cfs_rq_rq)).load(config.rq_clock)
+    }
+
+    /// The queue that its cgroup has on its CPU.
+    #[inline(always)]
+    pub(crate) fn queue(self, config: &Config) -> Option<Queue> {
+        if config.task_cfs_rq == 0 {
+            None
+        } else {
+            Some(Queue(Self(self.load(config.task_cfs_rq))))
+        }
     }
 
     /// Whether user code runs in it, of a process whose threads are followed.
@@ -219,6 +187,37 @@ impl KnownTask {
     #[inline(always)]
     pub(crate) fn tid(self, config: &Config) -> u32 {
         self.number(config.task_pid)
+    }
+}
+
+/// A `cfs_rq`: what is ready of a cgroup on one CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Queue(KnownTask);
+
+impl Queue {
+    /// What tells it from others.
+    #[inline(always)]
+    pub(crate) fn id(self) -> u64 {
+        self.0.0.addr() as u64
+    }
+
+    /// Whether its cgroup, or one above, has used up its quota of CPU time.
+    #[inline(always)]
+    pub(crate) fn is_throttled(self, config: &Config) -> bool {
+        let count = config.cfs_rq_throttle_count;
+        count != 0 && self.0.load::<i32>(count) > 0
+    }
+
+    /// For how long that was so while there was something in it, up to when it last ended, in
+    /// nanoseconds; 0 where the kernel does not count it.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// 6.5.
+    #[inline(always)]
+    pub(crate) fn throttled_ns(self, config: &Config) -> u64 {
+        let throttled = config.cfs_rq_throttled_ns;
+        if throttled == 0 { 0 } else { self.0.load(throttled) }
     }
 }
 

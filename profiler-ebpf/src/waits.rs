@@ -93,16 +93,13 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// When it got the CPU that it has at `now_ns`, and had for `ran_ns`, if nobody told: a kernel may
+    /// When it got the CPU that it has at `now_ns`, and had for `ran_ns`, where nobody told: a kernel may
     /// leave a switch out, as that from a thread that it hides. What ended then is told late: a recording
     /// may be over that it was of.
     #[inline(always)]
-    pub const fn unseen_arrival(&self, ran_ns: u64, now_ns: u64) -> Option<u64> {
-        if self.state == State::Running as u32 {
-            return None;
-        }
+    pub const fn unseen_arrival(&self, ran_ns: u64, now_ns: u64) -> u64 {
         let arrival_ns = now_ns.saturating_sub(ran_ns);
-        Some(if arrival_ns > self.since_ns { arrival_ns } else { self.since_ns })
+        if arrival_ns > self.since_ns { arrival_ns } else { self.since_ns }
     }
 
     /// It waited, and got a CPU at `now_ns`, for which it waited for `queued_ns` beyond `delayed_ns`, which
@@ -439,13 +436,9 @@ mod tests {
 
     #[test]
     fn an_arrival_that_was_not_told_is_found_out() {
-        let running = Thread { state: State::Running as u32, ..waiting(0) };
-        assert_eq!(running.unseen_arrival(500, 2_000), None);
-        assert_eq!(waiting(0).unseen_arrival(500, 2_000), Some(1_500));
-        assert_eq!(waiting(0).unseen_arrival(0, 2_000), Some(2_000));
-        assert_eq!(waiting(0).unseen_arrival(1_500, 2_000), Some(1_000), "what cannot be");
-        let ready = Thread { state: State::Runnable as u32, ..waiting(0) };
-        assert_eq!(ready.unseen_arrival(500, 2_000), Some(1_500));
+        assert_eq!(waiting(0).unseen_arrival(500, 2_000), 1_500);
+        assert_eq!(waiting(0).unseen_arrival(0, 2_000), 2_000);
+        assert_eq!(waiting(0).unseen_arrival(1_500, 2_000), 1_000, "what cannot be");
     }
 
     #[test]
