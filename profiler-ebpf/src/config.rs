@@ -50,18 +50,14 @@ pub struct Config {
     pub task_ran: u32,
     /// `task_struct.sched_info.run_delay`; 0: the kernel does not count it.
     pub task_delayed: u32,
-    /// `task_struct.sched_info.last_queued`
-    pub task_queued: u32,
     /// `task_struct.sched_info.last_arrival`
     pub task_arrived: u32,
     /// `cfs_rq.rq`
     pub cfs_rq_rq: u32,
-    /// `rq.clock`, which those are of; 0: they are not there.
+    /// `rq.clock`, which that is of; 0: they are not there.
     pub rq_clock: u32,
     /// `task_struct.thread.fsbase` on x86_64; 0: there is none.
     pub task_thread_pointer: u32,
-    /// 0.
-    pub reserved: u32,
     /// Random start value of stack IDs, so that no program can aim for a collision.
     pub seed: u64,
 }

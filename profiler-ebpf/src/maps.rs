@@ -46,12 +46,10 @@ static CONFIG: Config = Config {
     task_comm: 0,
     task_ran: 0,
     task_delayed: 0,
-    task_queued: 0,
     task_arrived: 0,
     cfs_rq_rq: 0,
     rq_clock: 0,
     task_thread_pointer: 0,
-    reserved: 0,
     seed: 0,
 };
 

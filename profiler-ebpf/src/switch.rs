@@ -14,7 +14,7 @@ use aya_ebpf::{
 use profiler_ebpf::{
     config::{Config, Control, waits},
     record::{Kind, Sample, Wait},
-    waits::{NO_SYSTEM_CALL, State, Thread, is_kept},
+    waits::{State, Thread, is_kept},
 };
 
 use crate::{
@@ -78,11 +78,8 @@ fn leave(
         return None;
     }
     if thread.state != State::Running as u32 {
-        let ran_ns = known.ran_ns(config);
-        let arrival_ns = thread.unseen_arrival(ran_ns.unwrap_or_default(), now_ns);
-        if ran_ns.is_some() {
-            thread.was_ready(known.delayed_ns(config), 0, arrival_ns);
-        }
+        let ran_ns = known.ran_ns(config).unwrap_or_default();
+        let arrival_ns = thread.unseen_arrival(ran_ns, now_ns);
         arrive(config, control, thread, known, arrival_ns);
     }
     thread.total_ns[State::Running as usize] += now_ns.wrapping_sub(thread.since_ns);
@@ -106,17 +103,11 @@ fn leave(
     };
     thread.since_ns = now_ns;
     thread.woken_ns = 0;
-    thread.delayed_ns = known.delayed_ns(config);
     thread.weight = 0;
-    thread.is_attributed = 0;
     let is_charged = is_waiting && control.waits & waits::MUTEX != 0;
-    if is_charged {
-        let (system_call, argument) = registers::system_call(task_btf);
-        let is_same = (system_call, argument) == (thread.system_call, thread.argument);
-        thread.chain.go_on(is_same, now_ns);
-        (thread.system_call, thread.argument) = (system_call, argument);
-    } else if is_waiting {
-        thread.system_call = NO_SYSTEM_CALL;
+    if is_waiting {
+        let system_call = if is_charged { Some(registers::system_call(task_btf)) } else { None };
+        thread.wait(system_call, now_ns);
     }
     // Last: who wakes it, on another CPU, looks at this first.
     // SAFETY: an aligned word of the map's value.
@@ -207,9 +198,6 @@ fn enter(
     }
     // SAFETY: as in `leave`.
     let thread = unsafe { &mut *THREADS.get_ptr_mut(next.tid(config))? };
-    if thread.state == State::Waiting as u32 && config.rq_clock != 0 {
-        thread.was_ready(next.delayed_ns(config), next.queued_ns(config), now_ns);
-    }
     arrive(config, control, thread, next, now_ns);
     Some(())
 }

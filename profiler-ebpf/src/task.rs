@@ -130,22 +130,6 @@ impl KnownTask {
         self.load(offset)
     }
 
-    /// For how long it has waited for a CPU, and was done with it, in nanoseconds.
-    #[inline(always)]
-    pub(crate) fn delayed_ns(self, config: &Config) -> u64 {
-        if config.task_delayed == 0 { 0 } else { self.load(config.task_delayed) }
-    }
-
-    /// For how long it waits for the CPU that it gets now, in nanoseconds.
-    #[inline(always)]
-    pub(crate) fn queued_ns(self, config: &Config) -> u64 {
-        if config.rq_clock == 0 {
-            return 0;
-        }
-        let since_ns: u64 = self.load(config.task_queued);
-        if since_ns == 0 { 0 } else { self.clock_ns(config).saturating_sub(since_ns) }
-    }
-
     /// For how long it has had its CPU, in nanoseconds; `None`: the kernel does not tell.
     #[inline(always)]
     pub(crate) fn ran_ns(self, config: &Config) -> Option<u64> {
@@ -213,7 +197,7 @@ impl Queue {
     ///
     /// # Minimum kernel version
     ///
-    /// 6.5.
+    /// 6.6.
     #[inline(always)]
     pub(crate) fn throttled_ns(self, config: &Config) -> u64 {
         let throttled = config.cfs_rq_throttled_ns;

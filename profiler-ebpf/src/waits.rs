@@ -68,8 +68,6 @@ pub struct Thread {
     pub queue: u64,
     /// For how long that was throttled before, in nanoseconds.
     pub queue_throttled_ns: u64,
-    /// For how long it had waited for CPUs when it last gave one up, since it began, in nanoseconds.
-    pub delayed_ns: u64,
     /// For how long it was in each [`State`], in nanoseconds, up to `since_ns`.
     pub total_ns: [u64; STATES],
     /// Times it waited for a futex and was not woken by a thread that held it, since it was first
@@ -84,7 +82,7 @@ pub struct Thread {
     pub system_call: u32,
     /// The stack stands for so many; 0: none was taken.
     pub weight: u32,
-    /// 1: whoever woke it was charged.
+    /// 1: whoever woke it was charged, or that is not to be known.
     pub is_attributed: u32,
     /// How many of its stacks are taken.
     pub pace: Pace,
@@ -102,16 +100,20 @@ impl Thread {
         if arrival_ns > self.since_ns { arrival_ns } else { self.since_ns }
     }
 
-    /// It waited, and got a CPU at `now_ns`, for which it waited for `queued_ns` beyond `delayed_ns`, which
-    /// is as [`Self::delayed_ns`] by now: so it was woken before that. All in nanoseconds.
+    /// It begins to wait: in which system call, and with which first argument, if who ends the wait is
+    /// to be known.
     #[inline(always)]
-    pub const fn was_ready(&mut self, delayed_ns: u64, queued_ns: u64, now_ns: u64) {
-        if self.state != State::Waiting as u32 {
+    pub const fn wait(&mut self, system_call: Option<(u32, u64)>, now_ns: u64) {
+        let Some((number, argument)) = system_call else {
+            self.system_call = NO_SYSTEM_CALL;
+            self.is_attributed = 1;
             return;
-        }
-        let ready_ns = delayed_ns.saturating_sub(self.delayed_ns).saturating_add(queued_ns);
-        let woken_ns = now_ns.saturating_sub(ready_ns);
-        self.woken_ns = if woken_ns > self.since_ns { woken_ns } else { self.since_ns };
+        };
+        self.is_attributed = 0;
+        let is_same = number == self.system_call && argument == self.argument;
+        self.chain.go_on(is_same, now_ns);
+        self.system_call = number;
+        self.argument = argument;
     }
 
     /// It was throttled, and gets a CPU from `queue`, which was throttled for `throttled_ns` up to now.
@@ -297,7 +299,7 @@ pub const fn is_kept(length_ns: u64, rate_ns: u64, random: u32) -> bool {
     length_ns >= rate_ns || (random as u64 * (rate_ns >> 8)) >> 24 < length_ns
 }
 
-const _: () = assert!(size_of::<Thread>() == 240);
+const _: () = assert!(size_of::<Thread>() == 232);
 
 #[cfg(test)]
 mod tests {
@@ -389,24 +391,16 @@ mod tests {
     }
 
     #[test]
-    fn how_long_it_was_ready_the_kernel_tells() {
-        for (delayed_ns, queued_ns, totals) in [
-            (70, 400, [0, 400, 0, 600]),
-            // It was moved to another CPU meanwhile.
-            (270, 200, [0, 400, 0, 600]),
-            (70, 0, [0, 0, 0, 1_000]),
-            // What cannot be.
-            (0, 5_000, [0, 1_000, 0, 0]),
-        ] {
-            let mut thread = Thread { delayed_ns: 70, ..waiting(0) };
-            thread.was_ready(delayed_ns, queued_ns, 2_000);
-            thread.arrive(2_000);
-            assert_eq!(thread.total_ns, totals, "{delayed_ns} {queued_ns}");
+    fn waits_that_nobody_asks_about_are_no_chain() {
+        let mut thread = waiting(0);
+        for (asked, count) in [(None, 0), (None, 0), (Some((FUTEX, 7)), 1), (Some((FUTEX, 7)), 2)] {
+            thread.wait(asked, thread.since_ns);
+            // Where its stack was taken, it is known what it is in.
+            (thread.system_call, thread.argument) = (FUTEX, 7);
+            thread.arrive(thread.since_ns + 500);
+            assert_eq!((thread.chain.count, thread.unattributed), (count, count.into()));
+            (thread.since_ns, thread.woken_ns) = (thread.since_ns + 500, 0);
         }
-        let mut preempted = Thread { state: State::Runnable as u32, ..waiting(0) };
-        preempted.was_ready(70, 400, 2_000);
-        preempted.arrive(2_000);
-        assert_eq!(preempted.total_ns, [0, 1_000, 0, 0]);
     }
 
     #[test]

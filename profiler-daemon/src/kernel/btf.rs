@@ -30,13 +30,12 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
     let of_info =
         |member: &str| Some(offset("sched_info").ok()? + member_of("sched_info", member).ok()?);
     // All or none.
-    let ready = || {
-        let clock = [member_of("cfs_rq", "rq").ok()?, member_of("rq", "clock").ok()?];
+    let arrival = || {
         queue()?;
-        of_info("run_delay")?;
-        Some([of_info("last_queued")?, of_info("last_arrival")?, clock[0], clock[1]])
+        let clock = member_of("rq", "clock").ok()?;
+        Some([of_info("last_arrival")?, member_of("cfs_rq", "rq").ok()?, clock])
     };
-    let [task_queued, task_arrived, cfs_rq_rq, rq_clock] = ready().unwrap_or_default();
+    let [task_arrived, cfs_rq_rq, rq_clock] = arrival().unwrap_or_default();
     // Of x86_64 alone.
     let thread_pointer =
         || Some(offset("thread").ok()? + member_of("thread_struct", "fsbase").ok()?);
@@ -51,7 +50,7 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
         task_pid: offset("pid")?,
         task_cfs_rq: queue().unwrap_or_default(),
         cfs_rq_throttle_count: member_of("cfs_rq", "throttle_count").unwrap_or_default(),
-        // Since 6.5.
+        // Since 6.6.
         cfs_rq_throttled_ns: member_of("cfs_rq", "throttled_clock_self_time").unwrap_or_default(),
         task_state: offset("__state")?,
         // A kernel for one CPU has none.
@@ -61,7 +60,6 @@ pub(super) fn offsets() -> Result<Config, KernelError> {
         task_comm: offset("comm")?,
         task_ran: offset("se")? + member_of("sched_entity", "sum_exec_runtime")?,
         task_delayed: of_info("run_delay").unwrap_or_default(),
-        task_queued,
         task_arrived,
         cfs_rq_rq,
         rq_clock,

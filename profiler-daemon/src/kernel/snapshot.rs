@@ -57,7 +57,6 @@ impl Snapshot {
             since_ns,
             argument,
             system_call,
-            delayed_ns: self.times_ns[1],
             state: State::Waiting as u32,
             weight: 1,
             ..Thread::default()

@@ -50,6 +50,13 @@ impl Waits {
         self.block || self.wall || self.mutex
     }
 
+    /// Whether it is of use when a wait's reason was over, and by whom: a wait that is told whole, until
+    /// the thread has a CPU again, is spared what that costs. (The scheduler's own count, `sched_info`,
+    /// leaves out how long a switch takes to come, and can take a whole sleep for a wait for a CPU.)
+    const fn has_wakes(&self) -> bool {
+        self.wall || self.mutex
+    }
+
     /// What both ask for.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -109,7 +116,7 @@ impl Sampler {
         self.tell()?;
         self.object.set_attached(Tracepoint::Spawn, waits.spawns)?;
         // Who is woken is known before who waits.
-        self.object.set_attached(Tracepoint::Waking, waits.mutex)?;
+        self.object.set_attached(Tracepoint::Waking, waits.has_wakes())?;
         self.object.set_attached(Tracepoint::Switch, waits.has_threads())?;
         if had_threads && (!waits.has_threads() || waits.pid.is_some() && waits.pid != before.pid) {
             self.forget_threads(waits.pid.filter(|_| waits.has_threads()));

@@ -111,9 +111,14 @@ impl Sums {
 
     fn since(&self, before: &Self) -> Self {
         let mut total_ns = [0; STATES];
+        let mut too_much_ns = 0;
         for (state, total) in total_ns.iter_mut().enumerate() {
             *total = self.total_ns[state].saturating_sub(before.total_ns[state]);
+            too_much_ns += before.total_ns[state].saturating_sub(self.total_ns[state]);
         }
+        // What a thread seemed to wait for at that time was over: it was ready.
+        let ready_ns = &mut total_ns[State::Runnable as usize];
+        *ready_ns = ready_ns.saturating_sub(too_much_ns);
         Self {
             total_ns,
             unattributed: self.unattributed.saturating_sub(before.unattributed),
@@ -472,6 +477,20 @@ mod tests {
             ..Thread::default()
         };
         (LifeId(1), thread)
+    }
+
+    #[test]
+    fn what_was_over_before_the_begin_is_not_of_it() {
+        // It was throttled until 950, and got a CPU at 1,010, when that was told.
+        let begin =
+            Stock { now_ns: 1_000, threads: vec![thread(1, [0; STATES], State::Throttled, 900)] };
+        let mut threads = Threads::at_begin(Kind::Wall, &begin);
+        let end = Stock {
+            now_ns: 1_100,
+            threads: vec![thread(1, [0, 60, 50, 0], State::Running, 1_010)],
+        };
+        threads.close(&end, 1_000, |_| true);
+        assert_eq!(threads.take_all()[&(LifeId(1), 1)].0, [90, 10, 0, 0]);
     }
 
     #[test]
